@@ -1,0 +1,42 @@
+"""What a competent user would write without biasgen; benchmarks check that a baseline is right on the input before they time it."""
+import numpy as np
+import torch
+
+
+def hamming_loop(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Nearest Hamming distance of each query, one NumPy comparison with the whole reference a query (the paper's own code, vectorised)."""
+    return np.array([np.count_nonzero(reference != row, axis=1).min() for row in query])
+
+
+def uint8_matmul(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Nearest squared distance of uint8 rows, exact: float64 product of the expanded square (float32 is not exact beyond 2**24)."""
+    x, y = torch.from_numpy(query).double(), torch.from_numpy(reference).double()
+    squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)
+    return squares.min(1).values.numpy()
+
+
+def linear_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torch.Tensor:
+    """Leaf marginals (B, L, Q) in the probability domain, messages scaled by their largest entry, one matrix product a level.
+
+    transitions (q, q, q): parent, left, right. Fast, and right where the evidence stays on the grammar; underflows elsewhere.
+    """
+    q = transitions.shape[0]
+    to_parent = transitions.permute(1, 2, 0).reshape(q * q, q).contiguous()
+    to_left = transitions.permute(0, 2, 1).reshape(q * q, q).contiguous()
+    to_right = transitions.reshape(q * q, q).contiguous()
+
+    def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
+
+    depth = log_field.shape[1].bit_length() - 1
+    up = [(log_field - log_field.amax(-1, keepdim=True)).exp()]
+    for _ in range(depth):
+        parent = products(up[-1][:, 0::2], up[-1][:, 1::2]) @ to_parent
+        up.append(parent / parent.amax(-1, keepdim=True))
+    down = torch.ones_like(up[-1])
+    for level in range(depth - 1, -1, -1):
+        left, right = up[level][:, 0::2], up[level][:, 1::2]
+        down = torch.stack([products(down, right) @ to_left, products(down, left) @ to_right], 2).flatten(1, 2)
+        down = down / down.amax(-1, keepdim=True)
+    marginals = down * up[0]
+    return marginals / marginals.sum(-1, keepdim=True)

@@ -1,0 +1,39 @@
+"""Implementations of the ops, in order of preference. To add one, write a module and name it here.
+
+A backend module has DEVICES (torch device types), OPS = {op: {"dtypes": names, "distances": names}}, probe() -> None or a sentence
+that says why it cannot run, and one function for each op. probe() and refusal() never raise, print or build.
+"""
+import importlib
+from functools import cache
+from types import ModuleType
+
+ORDER = ("cuda", "cpu", "torch")
+
+
+@cache
+def load(name: str) -> tuple[ModuleType | None, str | None]:
+    """(module, None), or (None, why it cannot be used)."""
+    if name not in ORDER:
+        return None, f"no such backend; known: {', '.join(ORDER)}"
+    try:
+        module = importlib.import_module(f"biasgen.backends.{name}_backend")
+    except ImportError as error:
+        return None, str(error)
+    why = module.probe()
+    return (None, why) if why else (module, None)
+
+
+def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None = None) -> str | None:
+    """Why backend `name` cannot run this call, or None."""
+    module, why = load(name)
+    if module is None:
+        return why
+    if op not in module.OPS:
+        return f"has no {op}"
+    if device not in module.DEVICES:
+        return f"takes tensors on {', '.join(module.DEVICES)}, got {device}"
+    if dtype not in module.OPS[op]["dtypes"]:
+        return f"{op} takes {', '.join(module.OPS[op]['dtypes'])}, got {dtype}"
+    if distance is not None and distance not in module.OPS[op]["distances"]:
+        return f"{op} has no {distance}"
+    return None

@@ -1,0 +1,27 @@
+"""Runs blocks of single-threaded native work on a pool of Python threads."""
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from biasgen import _settings
+
+
+def run_blocks(work: Callable[[int, int], None], n: int, block: int) -> None:
+    """Call work(start, stop) for every block of 0..n. With one thread, on the caller's own.
+
+    The pool lives for one call: nothing survives into a forked child, and Ctrl-C ends the call after the blocks in flight.
+    """
+    threads = _settings.num_threads() or torch.get_num_threads()
+    starts = range(0, n, block)
+    if threads == 1 or len(starts) <= 1:
+        for start in starts:
+            work(start, min(start + block, n))
+        return
+    with ThreadPoolExecutor(min(threads, len(starts)), thread_name_prefix="biasgen") as pool:
+        try:
+            for future in [pool.submit(work, start, min(start + block, n)) for start in starts]:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,174 @@
+"""Plain torch on any device: the fallback. Exact integers, as everywhere."""
+import math
+
+import torch
+
+from biasgen.backends._log_field import MAX_SPREAD, refuse
+
+DEVICES = ("cpu", "cuda")
+OPS = {
+    "knn": {"dtypes": ("uint8",), "distances": ("hamming", "sqeuclidean")},
+    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
+}
+MAX_MEMORY = 256 << 20  # bytes for the temporaries of one block
+_QUERIES = 64  # query rows of a block
+
+
+def probe() -> str | None:
+    """Why this backend cannot run, or None."""
+    return None
+
+
+def isa() -> None:
+    """No instruction set is chosen here."""
+
+
+def knn(query, prepared, k, max_memory=None):
+    """The k nearest distinct rows of each query, in blocks whose temporaries take about max_memory bytes.
+
+    query (N, F) uint8; prepared: biasgen.ops._prepared.Prepared. Returns distances (N, k) and distinct rows (N, k) by
+    (distance, row), tie_rows (N,) distinct rows at the smallest distance, tie_counts (N,) the same with multiplicity; all int64.
+    """
+    size = len(prepared.rows)
+    parts = []
+    for block in query.split(_QUERIES):
+        # (distance, row) as one integer: no two are equal, so the order is total. Below 2^63 while size * F < 1.4e14 bytes.
+        keys = block.new_empty((len(block), 0), dtype=torch.int64)
+        nearest = torch.full((len(block),), torch.iinfo(torch.int64).max, device=block.device)
+        tie_rows, tie_counts = torch.zeros_like(nearest), torch.zeros_like(nearest)
+        for start, distances in _distances(block, prepared, max_memory):
+            stop = start + distances.shape[1]
+            rows = torch.arange(start, stop, device=block.device)
+            keys = torch.cat([keys, distances * size + rows], 1)
+            keys = keys.topk(min(k, keys.shape[1]), largest=False).values
+            closer = torch.minimum(nearest, distances.amin(1))
+            ties = distances == closer[:, None]
+            kept = nearest == closer
+            tie_rows = tie_rows * kept + ties.sum(1)
+            tie_counts = tie_counts * kept + (ties * prepared.multiplicity[start:stop]).sum(1)
+            nearest = closer
+        parts.append((keys // size, keys % size, tie_rows, tie_counts))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def rows_within(query, prepared, radius, offsets):
+    """Distinct rows at distance <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    found = []
+    for block, limit in zip(query.split(_QUERIES), radius.split(_QUERIES), strict=True):
+        pairs = []
+        for start, distances in _distances(block, prepared):
+            pairs.append((distances <= limit[:, None]).nonzero() + torch.tensor([0, start], device=block.device))
+        pairs = torch.cat(pairs)
+        found.append(pairs[pairs[:, 0].argsort(stable=True), 1])
+    rows = torch.cat(found)
+    if len(rows) != int(offsets[-1]):
+        raise ValueError("offsets: do not match the number of rows within the radius")
+    return rows
+
+
+def _distances(query, prepared, max_memory=None):
+    """Yield (first row, (n, rows) int64 distances to distinct rows first, first + 1, ...) in blocks of about max_memory bytes."""
+    n, features = query.shape
+    # A pair needs about six int64 temporaries, and a byte a position (hamming); a reference row in float64 eight bytes a position.
+    row_bytes = 48 * n + (n * features if prepared.distance == "hamming" else 8 * features)
+    block = max(1, (max_memory or MAX_MEMORY) // row_bytes)
+    for start in range(0, len(prepared.rows), block):
+        rows = prepared.rows[start : start + block]
+        if prepared.distance == "hamming":
+            yield start, (query[:, None] != rows[None]).sum(-1)
+        else:
+            yield start, _squared_distances(query, rows)
+
+
+def _squared_distances(query, rows):
+    """Squared distances of uint8 rows by a float64 product: integers below 2^53 throughout, so exact in every order of summation."""
+    with torch.autocast(query.device.type, enabled=False):
+        x, y = query.double(), rows.double()
+        return ((x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * (x @ y.T)).long()
+
+
+def tree_posterior(log_field, rules, weights):
+    """Exact leaf marginals, in the log domain in float64, sparse over the rules; blocks whose temporaries take about MAX_MEMORY bytes.
+
+    log_field (B, L, Q) float32 or float64; rules (R, 3) int16, weights (R,) float64: checked by the op. Returns marginals (B, L, Q)
+    float32, log_z (B,) float64, impossible (B,) bool, on the device of log_field.
+    """
+    B, L, Q = log_field.shape
+    lists = [_rules_of(rules, weights, symbol, log_field.device) for symbol in range(3)]
+    widest = max(log_w.numel() for _, log_w in lists)
+    block = max(1, MAX_MEMORY // (8 * 4 * L * max(Q, widest // 2)))
+    out = (
+        torch.empty((B, L, Q), dtype=torch.float32, device=log_field.device),
+        torch.empty(B, dtype=torch.float64, device=log_field.device),
+        torch.empty(B, dtype=torch.bool, device=log_field.device),
+    )
+    with torch.autocast(log_field.device.type, enabled=False), torch.no_grad():
+        for start in range(0, B, block):
+            field = log_field[start : start + block].double()
+            _check_field(field, start)
+            for whole, part in zip(out, _posterior(field, *lists), strict=True):
+                whole[start : start + block] = part
+    return out
+
+
+def _rules_of(rules, weights, symbol, device):
+    """Rules grouped by the symbol in column `symbol`: ([the two other columns] (Q', K) each, log-weights (Q', K)), K the longest group;
+    shorter ones are filled up with log-weight -inf."""
+    others = [column for column in range(3) if column != symbol]
+    groups = [(rules[:, symbol] == s).nonzero()[:, 0] for s in range(int(rules[:, 0].max()) + 1)]
+    shape = len(groups), max(len(group) for group in groups)
+    columns = [torch.zeros(shape, dtype=torch.long) for _ in others]
+    log_w = torch.full(shape, -math.inf, dtype=torch.float64)
+    for s, group in enumerate(groups):
+        for column, other in zip(columns, others, strict=True):
+            column[s, : len(group)] = rules[group, other].long()
+        log_w[s, : len(group)] = weights[group].log()
+    return [column.to(device) for column in columns], log_w.to(device)
+
+
+def _combine(rules, first, second):
+    """(..., Q) message: log of the sum over each symbol's rules of first * second * weight. No +inf occurs, so no NaN."""
+    (one, other), log_w = rules
+    return torch.logsumexp(first[..., one] + second[..., other] + log_w, -1)
+
+
+def _posterior(field, by_parent, by_left, by_right):
+    """marginals, log_z, impossible of one block, float64."""
+    Q = field.shape[2]
+    top = field.amax(2, keepdim=True)
+    top = torch.where(top == -math.inf, 0.0, top)
+    inside = [field - top]
+    while inside[-1].shape[1] > 1:
+        inside.append(_combine(by_parent, inside[-1][:, 0::2], inside[-1][:, 1::2]))
+    root = torch.logsumexp(inside[-1][:, 0], -1)
+    outside = torch.zeros_like(inside[-1])
+    for below in inside[-2::-1]:
+        left, right = below[:, 0::2], below[:, 1::2]
+        both = [_combine(by_left, outside, right), _combine(by_right, outside, left)]
+        outside = torch.stack(both, 2).flatten(1, 2)
+    impossible = root == -math.inf
+    belief = outside + inside[0]
+    total = torch.logsumexp(belief, -1, keepdim=True)
+    marginals = torch.where(total == -math.inf, 0.0, (belief - total).exp())
+    marginals = torch.where(marginals < 2.0**-126, 0.0, marginals)
+    return marginals, root + _sum(top[..., 0]) - math.log(Q), impossible
+
+
+def _sum(values):
+    """(B,) sums of (B, L) float64, L <= 1024, right although large values cancel: multiples of 2^-40 of the largest add up exactly."""
+    _, exponent = values.abs().amax(1, keepdim=True).frexp()
+    unit = torch.ldexp(torch.ones_like(values[:, :1]), exponent - 40)
+    whole = (values / unit).round() * unit
+    return whole.sum(1) + (values - whole).sum(1)
+
+
+def _check_field(field, start):
+    """ValueError for the first sample of a block with NaN, +inf or too large a spread; start: its number."""
+    finite = field.isfinite()
+    high = torch.where(finite, field, -math.inf).amax(2)
+    low = torch.where(finite, field, math.inf).amin(2)
+    spread = torch.where(high < low, 0.0, high - low).sum(1) / math.log(2)
+    wrong = (field.isnan() | (field == math.inf)).any(2).any(1) | ~(spread < MAX_SPREAD)
+    if wrong.any():
+        sample = int(wrong.nonzero()[0])
+        refuse(field[sample].cpu().numpy(), start + sample)

@@ -1,0 +1,34 @@
+"""Measure how near generated rows lie to the training rows, against held-out rows: every number with its null."""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--train", type=Path, required=True, help=".npy of the training rows: integer tokens (N, L) or uint8 images (N, ...)")
+    parser.add_argument("--gen", type=Path, required=True, help=".npy of the generated rows")
+    parser.add_argument("--heldout", type=Path, required=True, help=".npy of held-out rows, same law and preprocessing as the training rows")
+    parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
+    parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")
+    parser.add_argument("--seed", type=int, default=0, help="of the permutations (default 0)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON; - for standard output instead of the table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from biasgen.data.files import load_rows
+    from biasgen.metrics.evaluate import evaluate
+
+    sets = {name: load_rows(getattr(arguments, name), name) for name in ("gen", "train", "heldout")}
+    report = evaluate(**sets, distance=arguments.distance, permutations=arguments.permutations, seed=arguments.seed)
+    text = report.to_json()
+    if arguments.json == Path("-"):
+        print(text)
+        return 0
+    print(report.table())
+    if arguments.json:
+        part = arguments.json.with_name(arguments.json.name + ".part")
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, arguments.json)
+        print(f"written: {arguments.json}", file=sys.stderr)
+    return 0

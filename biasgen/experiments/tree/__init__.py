@@ -1,0 +1,1 @@
+"""Experiments on tree data, where the optimum is known."""

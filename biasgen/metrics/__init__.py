@@ -1,0 +1,1 @@
+"""Numbers about a generative model, one file each: neighbours in, Result out."""

@@ -1,0 +1,104 @@
+"""The sets of a metric: checked together, before any search; and the two searches that all metrics share."""
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from biasgen import distances
+from biasgen.data.training_set import TrainingSet
+from biasgen.ops.knn import knn
+from biasgen.ops.nearest_credit import nearest_credit
+from biasgen.results import Credit
+
+
+def rows_of(rows: Any, name: str) -> np.ndarray | torch.Tensor:
+    """The rows of an array, a tensor or a TrainingSet."""
+    rows = rows.rows if hasattr(rows, "prepared") else rows
+    if not isinstance(rows, np.ndarray | torch.Tensor):
+        raise TypeError(f"{name}: want a NumPy array, a torch tensor or a TrainingSet, got {type(rows).__name__}")
+    if rows.ndim < 2 or len(rows) == 0:
+        raise ValueError(f"{name}: want at least one row, shape (rows, ...), got shape {tuple(rows.shape)}")
+    return rows
+
+
+def check_sets(distance: str | None, **sets: Any) -> str:
+    """Name of the distance that compares these sets: `distance`, else the one a TrainingSet was prepared for, else the dtype's default.
+
+    ValueError where rows differ in shape or element type, or a TrainingSet was prepared for another distance: a set from another pipeline
+    would look like "no bias". Sets that are None are left out.
+    """
+    sets = {name: rows for name, rows in sets.items() if rows is not None}
+    first = next(iter(sets))
+    reference = rows_of(sets[first], first)
+    for name, candidate in sets.items():
+        rows = rows_of(candidate, name)
+        if tuple(rows.shape[1:]) != tuple(reference.shape[1:]):
+            raise ValueError(f"{name}: want rows of shape {tuple(reference.shape[1:])} as in {first}, got {tuple(rows.shape[1:])}")
+        if _dtype_name(rows) != _dtype_name(reference):
+            raise ValueError(f"{name}: want {_dtype_name(reference)} rows as in {first}, got {_dtype_name(rows)}")
+        prepared_for = getattr(candidate, "distance", None) if hasattr(candidate, "prepared") else None
+        if prepared_for is not None and distance is not None and prepared_for != distance:
+            raise ValueError(f"distance: want {prepared_for!r}, which {name} was prepared for, got {distance!r}")
+        distance = distance or prepared_for
+    return distances.get(distance or distances.default(_dtype_name(reference))).name
+
+
+def check_settings(*, permutations: int, alpha: float | None = None, within: float | None = None) -> None:
+    """ValueError for a setting that no test could run with."""
+    if not isinstance(permutations, Integral) or permutations < 1:
+        raise ValueError(f"permutations: want a whole number of at least 1, got {permutations!r}")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f"alpha: want a share in (0, 1), got {alpha!r}")
+    if within is not None and not (isinstance(within, Real) and within >= 0):
+        raise ValueError(f"within: want a distance >= 0, got {within!r}")
+
+
+def pooled(first: Any, second: Any) -> np.ndarray | torch.Tensor:
+    """The rows of both sets, first's first. On the device of a tensor, if one of them is."""
+    parts = [rows_of(first, "first"), rows_of(second, "second")]
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    if tensors:
+        return torch.cat([torch.as_tensor(part, device=tensors[0].device) for part in parts])
+    return np.concatenate(parts)
+
+
+def to_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    """The same numbers as a NumPy array."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
+def prepared(rows: Any, distance: str) -> Any:
+    """`rows` ready to be searched several times: itself, if it is a TrainingSet already."""
+    return rows if hasattr(rows, "prepared") else TrainingSet(rows, distance=distance)
+
+
+def nearest_distances(query: Any, reference: Any, distance: str) -> np.ndarray:
+    """(N,) distance of each query row to its nearest reference row."""
+    return to_numpy(knn(rows_of(query, "query"), reference, 1, distance=distance).distances)[:, 0]
+
+
+def pool_credit(gen: Any, pool: Any, distance: str) -> Credit:
+    """The credit of the pool's rows for all of `gen`, as NumPy arrays."""
+    credit = nearest_credit(rows_of(gen, "gen"), pool, distance=distance)
+    return Credit(to_numpy(credit.weights), to_numpy(credit.distances), to_numpy(credit.tie_counts))
+
+
+def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: float | None) -> Credit:
+    """The credit of the pool's rows for the rows of `gen` that have one within `within` (None: for none of them).
+
+    `credit` is pool_credit of the same rows: only the near ones, mostly few, are searched again.
+    """
+    near = np.zeros(len(credit.distances), dtype=bool) if within is None else credit.distances <= within
+    if near.all():
+        return credit
+    if not near.any():
+        return replace(credit, weights=np.zeros_like(credit.weights), distances=credit.distances[:0], tie_counts=credit.tie_counts[:0])
+    rows = rows_of(gen, "gen")
+    mask = torch.from_numpy(near).to(rows.device) if isinstance(rows, torch.Tensor) else near
+    return pool_credit(rows[mask], pool, distance)
+
+
+def _dtype_name(rows: np.ndarray | torch.Tensor) -> str:
+    return str(rows.dtype).removeprefix("torch.")

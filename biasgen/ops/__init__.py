@@ -1,0 +1,1 @@
+"""Public stateless operations, one file each: check, choose a backend, assemble the answer."""

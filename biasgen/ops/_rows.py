@@ -1,0 +1,40 @@
+"""Checks of rows: arrays and tensors of any shape become contiguous (N, F) uint8 tensors, or an error that names the row."""
+from typing import Any
+
+import numpy as np
+import torch
+
+from biasgen import distances
+
+
+def dtype_name(rows: Any, name: str) -> str:
+    """Name of the element type ("uint8"). TypeError for what is no array and no tensor."""
+    if not isinstance(rows, np.ndarray | torch.Tensor):
+        raise TypeError(f"{name}: want a NumPy array or a torch tensor, got {type(rows).__name__}")
+    return str(rows.dtype).removeprefix("torch.") if isinstance(rows, torch.Tensor) else rows.dtype.name
+
+
+def as_bytes(rows: Any, name: str, distance: str) -> torch.Tensor:
+    """`rows` (N, ...) as a contiguous uint8 tensor (N, F), on the device where they are; not copied where they are that already.
+
+    Errors: TypeError for another kind of object; ValueError for fewer than two dimensions, an empty set, an element type that
+    `distance` does not take, a token outside 0..255.
+    """
+    known = distances.get(distance)
+    dtype = dtype_name(rows, name)
+    if dtype not in known.dtypes:
+        raise ValueError(f"{name}: {distance} takes {known.domain} ({', '.join(known.dtypes)}), got {dtype}")
+    shape = tuple(rows.shape)
+    if len(shape) < 2 or 0 in shape:
+        raise ValueError(f"{name}: want at least one row, shape (rows, ...) without a zero, got shape {shape}")
+    if isinstance(rows, np.ndarray):
+        # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
+        rows = torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
+    rows = rows.detach().reshape(shape[0], -1)
+    if rows.dtype != torch.uint8:
+        smallest, largest = (int(value) for value in rows.aminmax())
+        if smallest < 0 or largest > 255:
+            wide = rows.long()  # a comparison with 255 in int8 would wrap around
+            row, column = ((wide < 0) | (wide > 255)).nonzero()[0].tolist()
+            raise ValueError(f"{name}: want tokens in 0..255, got {rows[row, column].item()} in row {row}")
+    return rows.to(torch.uint8).contiguous()

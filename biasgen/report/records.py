@@ -1,0 +1,18 @@
+"""Reads the JSON lines that a monitor writes."""
+import json
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+def read_record(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(line 1: schema, version, params; the evaluations). ValueError for a file that is not a record or of another schema."""
+    path = Path(path)
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"record: {path} is not JSON lines: {error}") from None
+    if not lines or lines[0].get("schema") != SCHEMA:
+        raise ValueError(f"record: {path} does not begin with schema {SCHEMA}")
+    return lines[0], lines[1:]

@@ -1,0 +1,139 @@
+"""What ops and metrics return: frozen dataclasses with units. Standard library only."""
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest rows. distances (N, K) int64 or float64; indices (N, K) int64; tie_counts (N,) int64; stats: what the search did.
+
+    Row n holds the K smallest by (distance, index), ascending. tie_counts[n]: reference rows that share the smallest distance.
+    """
+
+    distances: Any
+    indices: Any
+    tie_counts: Any
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """How often each reference row is somebody's nearest.
+
+    weights (M,) float64: sum over queries of 1 / tie_count where the row is among the nearest. distances (N,) and tie_counts (N,)
+    int64 belong to the queries; ties count rows with multiplicity.
+    """
+
+    weights: Any
+    distances: Any
+    tie_counts: Any
+
+
+@dataclass(frozen=True)
+class TreePosterior:
+    """marginals (B, L, Q) float32, rows sum to 1; log_z (B,) float64 in nats; impossible (B,) bool: evidence that the grammar forbids
+    (then log_z is -inf and the marginals are zero)."""
+
+    marginals: Any
+    log_z: Any
+    impossible: Any
+
+
+@dataclass(frozen=True)
+class Null:
+    """What the number would be without bias: mean and 95 % quantile, and how they were found."""
+
+    mean: float
+    q95: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A number about a model, with what is needed to judge it. float(result) is its value.
+
+    value: the number. ci: its 95 % interval or None. null: its distribution without bias. p_value: one-sided, towards the training set.
+    excess: value - null.mean. heldout: the same number for held-out rows, where it means something. placebo: the same number against
+    data that the model never saw. per_sample: one entry a generated row. n_gen, n_train, n_heldout: rows used. params: settings used.
+    """
+
+    value: float
+    ci: tuple[float, float] | None = None
+    null: Null | None = None
+    p_value: float | None = None
+    heldout: float | None = None
+    placebo: float | None = None
+    per_sample: Any = None
+    n_gen: int | None = None
+    n_train: int | None = None
+    n_heldout: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    @property
+    def excess(self) -> float | None:
+        """value - null.mean; the interval of the excess is ci - null.mean."""
+        return None if self.null is None else self.value - self.null.mean
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but per_sample, as json_safe gives it."""
+        return json_safe({f.name: getattr(self, f.name) for f in fields(self) if f.name != "per_sample"} | {"excess": self.excess})
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """Two models trained on disjoint sets A and B, compared. Every number is the mean of both models.
+
+    own_share: share of samples whose nearest row of the pool T_A u T_B is the model's own (null 1/2). near_own_share: the same among
+    samples that have a pool row within the near-copy threshold. kl_own, kl_placebo: NN divergence against the own and the other
+    training set. near_copies: share within the threshold of the own set; its placebo is the other set's.
+    """
+
+    own_share: Result
+    near_own_share: Result
+    kl_own: Result
+    kl_placebo: Result
+    near_copies: Result
+
+    def as_dict(self) -> dict[str, Result]:
+        """{name: Result}, the form that a record holds."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluation during training. step: optimizer steps done; seconds: cost of this evaluation; scalars: numbers that the training
+    loop handed over; metrics: {name: Result}."""
+
+    step: int
+    seconds: float
+    scalars: dict[str, float]
+    metrics: dict[str, Result]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As json_safe gives it."""
+        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
+
+
+def json_safe(value: Any) -> Any:
+    """`value` as what strict JSON can hold: dicts, lists, str, int, float, bool, None.
+
+    NaN and infinities become None (json.dumps would write tokens that JSON does not have), NumPy and torch scalars and arrays become Python
+    numbers and lists, a Result its as_dict, Null a dict, tuples lists.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    if isinstance(value, Null):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(name): json_safe(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(entry) for entry in value]
+    return value

@@ -1,0 +1,1 @@
+"""Permutation nulls, intervals and decisions. No formula of a metric: the metrics bring theirs."""

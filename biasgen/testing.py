@@ -1,0 +1,48 @@
+"""Comparators of the tests and benchmarks, and the table of what is promised (docs/exactness.md)."""
+from typing import Any
+
+import numpy as np
+
+TOLERANCES = {
+    "marginals": {"relative": 1e-5, "smallest": 2.0**-126},  # entry by entry; what is smaller may be 0
+    # The messages' float32 mantissas round 2^-25 a step, and equal leaves round alike: what adds up is a share of each leaf.
+    "log_z": {"absolute": 1e-5, "absolute_per_leaf": 1e-7, "relative": 1e-7},
+}
+"""What the ops promise beyond bits; distances are equal to the bit and have no row."""
+
+
+def assert_posterior_close(actual: Any, expected: Any) -> None:
+    """AssertionError unless `actual` (TreePosterior) keeps the promise of tree_posterior against `expected`.
+
+    expected: a TreePosterior or (marginals (B, L, Q), log_z (B,), impossible (B,)) in float64. The message names the worst entry.
+    """
+    if not isinstance(expected, tuple | list):
+        expected = expected.marginals, expected.log_z, expected.impossible
+    marginals, log_z, impossible = (np.asarray(x) for x in expected)
+    got, got_log_z, got_impossible = (np.asarray(x) for x in (actual.marginals, actual.log_z, actual.impossible))
+    assert got.dtype == np.float32, f"marginals: want float32, got {got.dtype}"
+    assert got_log_z.dtype == np.float64, f"log_z: want float64, got {got_log_z.dtype}"
+    assert got_impossible.dtype == bool, f"impossible: want bool, got {got_impossible.dtype}"
+    assert got.shape == marginals.shape, f"marginals: want shape {marginals.shape}, got {got.shape}"
+    assert got_log_z.shape == log_z.shape, f"log_z: want shape {log_z.shape}, got {got_log_z.shape}"
+    np.testing.assert_array_equal(got_impossible, impossible, "impossible")
+
+    relative, smallest = TOLERANCES["marginals"].values()
+    got = got.astype(np.float64)
+    error = abs(got - marginals)
+    flushed = (got == 0) & (marginals < smallest * (1 + relative))
+    subnormal = (got > 0) & (got < smallest)
+    wrong = ~(error <= relative * marginals) & ~flushed | subnormal
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[np.argmax((error / np.maximum(marginals, smallest))[wrong])].tolist())
+        raise AssertionError(f"marginals: {wrong.sum()} entries beyond {relative:g} relative, worst at {at}: {got[at]} for {marginals[at]}")
+
+    possible = ~impossible
+    assert (got_log_z[impossible] == -np.inf).all(), "log_z: want -inf where the evidence is impossible"
+    error = abs(np.where(possible, got_log_z, 0) - np.where(possible, log_z, 0))
+    absolute, per_leaf, relative = TOLERANCES["log_z"].values()
+    allowed = max(absolute, per_leaf * marginals.shape[-2]) + relative * abs(np.where(possible, log_z, 0))
+    wrong = ~(error <= allowed)
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        raise AssertionError(f"log_z: {wrong.sum()} samples beyond the promise, first {at}: {got_log_z[at]} for {log_z[at]}")

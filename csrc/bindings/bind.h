@@ -1,0 +1,8 @@
+// One function an op, which adds its entries to the module.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace biasgen {
+void bind_knn(pybind11::module_& m);
+void bind_tree_posterior(pybind11::module_& m);
+}  // namespace biasgen

@@ -1,0 +1,3 @@
+// Nearest rows for x86-64-v4 with VNNI, BITALG and VPOPCNTDQ.
+#define BIASGEN_ISA avx512
+#include "cpu/knn-inl.h"

@@ -1,0 +1,365 @@
+// Exact posterior of a complete binary tree: one source for every instruction set, one sample a lane.
+//
+// Every entry of a message is a pair (float mantissa, int32 exponent), so that no field is too large and no entry is
+// lost; a sum is taken relative to its largest term. Nodes are numbered as in a heap: root 1, children 2 i and 2 i + 1,
+// leaf j = L + j.
+#include <cstdint>
+#include <cstring>
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
+#include "core/tree_exp.h"
+#include "cpu/tree_posterior.h"
+
+namespace biasgen {
+inline namespace BIASGEN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kLanes = kVectorBytes / 4;
+
+typedef float Float __attribute__((vector_size(kVectorBytes)));
+typedef int32_t Int __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
+typedef float Float4 __attribute__((vector_size(16)));
+typedef double Double2 __attribute__((vector_size(16)));
+
+// mantissa * 2^exponent. Zero is mantissa 0; its exponent is stored as 0 and takes part in no maximum.
+struct Entry {
+  Float mantissa;
+  Int exponent;
+};
+
+// Stands for the exponent of a zero in a maximum: below every true exponent (kMaxSpread, and 1074 bits for each weight
+// on the way), and still far enough from the end of int32 to be subtracted.
+constexpr int32_t kNothing = -(3 << 29);
+
+// m * 2^d where both are normal numbers; anything (unsigned, so that it may) elsewhere.
+static inline Float add_exponent(Float m, Int d) { return (Float)((Unsigned)m + ((Unsigned)d << 23)); }
+
+// m * 2^d for m = 0 or 1 <= m < 2^30 and d <= 0; 0 where d is below -126.
+static inline Float scale(Float m, Int d) { return d >= -126 ? add_exponent(m, d) : Float{}; }
+
+static inline Int larger(Int a, Int b) { return a > b ? a : b; }
+
+// Splits sum * 2^exponent, sum = 0 or >= 1, and keeps kNothing as the exponent of a zero.
+static inline Entry split(Float sum, Int exponent) {
+  const Int bits = (Int)sum;
+  const Float mantissa = (Float)((bits & 0x7FFFFF) | 0x3F800000);
+  const auto live = sum > 0.0f;
+  return {live ? mantissa : Float{}, live ? exponent + (bits >> 23) - 127 : Int{} + kNothing};
+}
+
+// Adds N terms first * second * weight to sum * 2^largest.
+template <int N>
+static inline __attribute__((always_inline)) void add_terms(const TreeRule* rule, const Entry* first,
+                                                            const Entry* second, Float& sum, Int& largest) {
+  Float mantissa[N];
+  Int exponent[N];
+  const Int before = largest;
+  for (int k = 0; k < N; ++k) {
+    const Entry& x = first[rule[k].first];
+    const Entry& y = second[rule[k].second];
+    mantissa[k] = x.mantissa * y.mantissa * rule[k].mantissa;
+    const Int e = x.exponent + y.exponent + rule[k].exponent;
+    exponent[k] = mantissa[k] > 0.0f ? e : Int{} + kNothing;
+    largest = larger(largest, exponent[k]);
+  }
+  sum = scale(sum, before - largest);
+  for (int k = 0; k < N; ++k) sum += scale(mantissa[k], exponent[k] - largest);
+}
+
+// message[s] = sum over the rules of symbol s of first * second * weight, divided by 2^shift so that its largest
+// exponent is 0. Returns the shift (0 where all entries are zero). `message` may not overlap the others.
+static Int combine(const TreeRuleGroups& groups, int64_t Q, const Entry* first, const Entry* second, Entry* message) {
+  Int top = Int{} + kNothing;
+  for (int64_t s = 0; s < Q; ++s) {
+    Float sum{};
+    Int largest = Int{} + kNothing;
+    const TreeRule* rule = groups.rules + groups.begin[s];
+    const TreeRule* end = groups.rules + groups.begin[s + 1];
+    for (; end - rule >= 4; rule += 4) add_terms<4>(rule, first, second, sum, largest);
+    switch (end - rule) {
+      case 3:
+        add_terms<3>(rule, first, second, sum, largest);
+        break;
+      case 2:
+        add_terms<2>(rule, first, second, sum, largest);
+        break;
+      case 1:
+        add_terms<1>(rule, first, second, sum, largest);
+        break;
+    }
+    message[s] = split(sum, largest);
+    top = larger(top, message[s].exponent);
+  }
+  for (int64_t s = 0; s < Q; ++s) message[s].exponent = message[s].mantissa > 0.0f ? message[s].exponent - top : Int{};
+  return top > kNothing ? top : Int{};
+}
+
+// ---- rows in, rows out: 16-byte blocks are transposed between row-major samples and one sample a lane ---------------
+
+static inline void transpose(Float4& a, Float4& b, Float4& c, Float4& d) {
+  const Float4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Float4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  a = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+  c = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+  d = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+}
+
+// columns[c][lane] = rows[lane][start + c]
+static void load_columns(const float* const* rows, int64_t start, int64_t count, float* columns) {
+  int64_t c = 0;
+  for (; c + 4 <= count; c += 4) {
+    for (int lane = 0; lane < kLanes; lane += 4) {
+      Float4 block[4];
+      for (int r = 0; r < 4; ++r) std::memcpy(&block[r], rows[lane + r] + start + c, 16);
+      transpose(block[0], block[1], block[2], block[3]);
+      for (int r = 0; r < 4; ++r) std::memcpy(columns + (c + r) * kLanes + lane, &block[r], 16);
+    }
+  }
+  for (; c < count; ++c)
+    for (int lane = 0; lane < kLanes; ++lane) columns[c * kLanes + lane] = rows[lane][start + c];
+}
+
+static void load_columns(const double* const* rows, int64_t start, int64_t count, double* columns) {
+  int64_t c = 0;
+  for (; c + 2 <= count; c += 2) {
+    for (int lane = 0; lane < kLanes; lane += 2) {
+      Double2 a, b;
+      std::memcpy(&a, rows[lane] + start + c, 16);
+      std::memcpy(&b, rows[lane + 1] + start + c, 16);
+      const Double2 low = __builtin_shufflevector(a, b, 0, 2), high = __builtin_shufflevector(a, b, 1, 3);
+      std::memcpy(columns + c * kLanes + lane, &low, 16);
+      std::memcpy(columns + (c + 1) * kLanes + lane, &high, 16);
+    }
+  }
+  for (; c < count; ++c)
+    for (int lane = 0; lane < kLanes; ++lane) columns[c * kLanes + lane] = rows[lane][start + c];
+}
+
+static void store_columns(const float* columns, int64_t start, int64_t count, float* const* rows) {
+  int64_t c = 0;
+  for (; c + 4 <= count; c += 4) {
+    for (int lane = 0; lane < kLanes; lane += 4) {
+      Float4 block[4];
+      for (int r = 0; r < 4; ++r) std::memcpy(&block[r], columns + (c + r) * kLanes + lane, 16);
+      transpose(block[0], block[1], block[2], block[3]);
+      for (int r = 0; r < 4; ++r) std::memcpy(rows[lane + r] + start + c, &block[r], 16);
+    }
+  }
+  for (; c < count; ++c)
+    for (int lane = 0; lane < kLanes; ++lane) rows[lane][start + c] = columns[c * kLanes + lane];
+}
+
+// ---- leaves ---------------------------------------------------------------------------------------------------------
+
+// Half a tile in double.
+constexpr int kHalf = kLanes / 2;
+typedef double Double __attribute__((vector_size(kVectorBytes)));
+typedef int64_t Long __attribute__((vector_size(kVectorBytes)));
+typedef float HalfFloat __attribute__((vector_size(kVectorBytes / 2)));
+typedef int32_t HalfInt __attribute__((vector_size(kVectorBytes / 2)));
+
+static inline Double load_half(const float* p) {
+  HalfFloat x;
+  std::memcpy(&x, p, sizeof x);
+  return __builtin_convertvector(x, Double);
+}
+
+static inline Double load_half(const double* p) {
+  Double x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
+// What the leaves of half a tile add up to.
+struct LeafSums {
+  Double top, top_error;  // sum of the largest fields, and what rounding took from it
+  Double spread;          // bits
+  Long refused;           // not 0: NaN or +inf
+};
+
+// One leaf, half a tile: the field relative to its largest entry, in bits, as whole part (exponent) and fraction 0 .. 1
+// (left in the mantissa's place for exp2_entries; -1 where the symbol is excluded). In double: a field of 1e5 leaves
+// float32 no fraction.
+template <typename T>
+static void read_leaf(const T* columns, int64_t Q, int half, Entry* message, LeafSums& sums) {
+  const Double infinity = Double{} + __builtin_inf();
+  Double top = -infinity, low{};
+  for (int64_t a = 0; a < Q; ++a) {
+    const Double f = load_half(columns + a * kLanes + half * kHalf);
+    top = f > top ? f : top;
+    sums.refused |= ~(f < infinity);
+  }
+  for (int64_t a = 0; a < Q; ++a) {
+    const Double f = load_half(columns + a * kLanes + half * kHalf);
+    const auto allowed = f > -infinity;
+    Double bits = allowed ? (f - top) * kLog2E : Double{};
+    low = bits < low ? bits : low;
+    bits = bits > -kMaxSpread ? bits
+                              : Double{} - kMaxSpread;  // such a sample is refused, but until then int32 must hold it
+    const HalfInt whole = __builtin_convertvector(bits, HalfInt) - 1;  // truncation of bits <= 0 is upward
+    const Double fraction = bits - __builtin_convertvector(whole, Double);
+    const HalfFloat g = __builtin_convertvector(allowed ? fraction : Double{} - 1.0, HalfFloat);
+    std::memcpy(reinterpret_cast<float*>(&message[a].mantissa) + half * kHalf, &g, sizeof g);
+    std::memcpy(reinterpret_cast<int32_t*>(&message[a].exponent) + half * kHalf, &whole, sizeof whole);
+  }
+  // Two-sum: fields of opposite sign on different leaves cancel, and log_z must not notice.
+  const Double t = top > -infinity ? top : Double{};
+  const Double sum = sums.top + t;
+  const Double part = sum - sums.top;
+  sums.top_error += (sums.top - (sum - part)) + (t - part);
+  sums.top = sum;
+  sums.spread -= low;
+}
+
+static inline Float multiply_add(Float a, Float b, Float c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// Turns the fractions left by read_leaf into mantissas.
+static void exp2_entries(Entry* entries, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Float g = entries[i].mantissa;
+    const auto allowed = g >= 0.0f;
+    entries[i].mantissa = allowed ? exp2_mantissa(g, multiply_add) : Float{};
+    entries[i].exponent = allowed ? entries[i].exponent : Int{};
+  }
+}
+
+// Leaf marginals (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and without a
+// sum, 0.
+static void write_leaf(const Entry* outside, const Entry* inside, int64_t Q, float* columns) {
+  // Relative to the largest entry / 2^32, so that an entry of 2^-126 of the sum is still a normal number.
+  constexpr int32_t headroom = 32;
+  Int top = Int{} + kNothing;
+  for (int64_t a = 0; a < Q; ++a) {
+    const Float m = outside[a].mantissa * inside[a].mantissa;
+    top = larger(top, m > 0.0f ? outside[a].exponent + inside[a].exponent : Int{} + kNothing);
+  }
+  Float sum{};
+  for (int64_t a = 0; a < Q; ++a) {
+    const Float m = outside[a].mantissa * inside[a].mantissa;
+    const Int d = outside[a].exponent + inside[a].exponent - top + headroom;
+    const Float term = m > 0.0f ? (d >= -126 ? add_exponent(m, d) : Float{}) : Float{};
+    std::memcpy(columns + a * kLanes, &term, kVectorBytes);
+    sum += term;
+  }
+  const Float inverse = sum > 0.0f ? 1.0f / sum : Float{};
+  for (int64_t a = 0; a < Q; ++a) {
+    Float p;
+    std::memcpy(&p, columns + a * kLanes, kVectorBytes);
+    p *= inverse;
+    p = p >= 0x1p-126f ? p : Float{};
+    std::memcpy(columns + a * kLanes, &p, kVectorBytes);
+  }
+}
+
+// ---- one tile of kLanes samples -------------------------------------------------------------------------------------
+
+static int trailing_zeros(int64_t n) { return __builtin_ctzll((unsigned long long)n); }
+
+template <typename T>
+static void read_leaves(const TreeBatch& batch, const T* const* rows, Entry* messages, T* columns, LeafSums* sums) {
+  const int64_t Q = batch.Q, group = batch.L < kLeafGroup ? batch.L : kLeafGroup;
+  for (int64_t leaf = 0; leaf < batch.L; leaf += group) {
+    load_columns(rows, leaf * Q, group * Q, columns);
+    Entry* first = messages + (batch.L + leaf) * Q;
+    for (int64_t j = 0; j < group; ++j)
+      for (int half = 0; half < 2; ++half) read_leaf(columns + j * Q * kLanes, Q, half, first + j * Q, sums[half]);
+    exp2_entries(first, group * Q);
+  }
+}
+
+// Leaves to root; pairs of leaves from left to right, each ancestor as soon as both its children are there. Returns the
+// shifts' sum.
+static Int upward(const TreeBatch& batch, Entry* messages) {
+  const int64_t Q = batch.Q;
+  Int shift{};
+  for (int64_t pair = 0; pair < batch.L / 2; ++pair) {
+    for (int64_t node = batch.L / 2 + pair;; node /= 2) {
+      const Entry* left = messages + 2 * node * Q;
+      shift += combine(batch.by_parent, Q, left, left + Q, messages + node * Q);
+      if (node % 2 == 0 || node == 1) break;
+    }
+  }
+  return shift;
+}
+
+// Root to leaves, in the same order. The message from above replaces the one from below, which no later step needs.
+static void downward(const TreeBatch& batch, Entry* messages, Entry* spare, float* columns, float* const* rows) {
+  const int64_t Q = batch.Q, pairs = batch.L / 2, group = batch.L < kLeafGroup ? batch.L : kLeafGroup;
+  for (int64_t a = 0; a < Q; ++a) messages[Q + a] = {Float{} + 1.0f, Int{}};
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    const int64_t parent = pairs + pair;
+    for (int rise = trailing_zeros(parent); rise > 0; --rise) {
+      const int64_t node = parent >> rise;
+      Entry* left = messages + 2 * node * Q;
+      combine(batch.by_left, Q, messages + node * Q, left + Q, spare);
+      combine(batch.by_right, Q, messages + node * Q, left, left + Q);
+      std::memcpy(left, spare, Q * sizeof(Entry));
+    }
+    const int64_t leaf = 2 * pair, slot = leaf % group;
+    const Entry* left = messages + 2 * parent * Q;
+    combine(batch.by_left, Q, messages + parent * Q, left + Q, spare);
+    combine(batch.by_right, Q, messages + parent * Q, left, spare + Q);
+    write_leaf(spare, left, Q, columns + slot * Q * kLanes);
+    write_leaf(spare + Q, left + Q, Q, columns + (slot + 1) * Q * kLanes);
+    if (slot + 2 == group) store_columns(columns, (leaf + 2 - group) * Q, group * Q, rows);
+  }
+}
+
+template <typename T>
+static int64_t run(const TreeBatch& batch) {
+  const int64_t Q = batch.Q, row = batch.L * Q;
+  Entry* messages = static_cast<Entry*>(batch.scratch);
+  Entry* spare = messages + 2 * batch.L * Q;
+  void* columns = spare + 2 * Q;
+  const double log_q = __builtin_log((double)Q);
+  for (int64_t first = 0; first < batch.B; first += kLanes) {
+    const int64_t count = batch.B - first < kLanes ? batch.B - first : kLanes;
+    const T* in[kLanes];
+    float* out[kLanes];
+    for (int l = 0; l < kLanes; ++l) {  // lanes beyond the last sample repeat it
+      const int64_t sample = first + (l < count ? l : count - 1);
+      in[l] = static_cast<const T*>(batch.log_field) + sample * row;
+      out[l] = batch.marginals + sample * row;
+    }
+    LeafSums sums[2]{};
+    read_leaves(batch, in, messages, static_cast<T*>(columns), sums);
+    for (int l = 0; l < count; ++l) {
+      const LeafSums& half = sums[l / kHalf];
+      if (half.refused[l % kHalf] != 0 || !(half.spread[l % kHalf] < kMaxSpread)) return first + l;
+    }
+    const Int shift = upward(batch, messages);
+    Float z{};
+    for (int64_t a = 0; a < Q; ++a) z += scale(messages[Q + a].mantissa, messages[Q + a].exponent);
+    for (int l = 0; l < count; ++l) {
+      const LeafSums& half = sums[l / kHalf];
+      const double log_mantissa = __builtin_log((double)z[l]) - log_q + kLn2 * shift[l] + half.top_error[l % kHalf];
+      batch.impossible[first + l] = !(z[l] > 0);
+      batch.log_z[first + l] = z[l] > 0 ? log_mantissa + half.top[l % kHalf] : -__builtin_inf();
+    }
+    downward(batch, messages, spare, static_cast<float*>(columns), out);
+  }
+  return -1;
+}
+
+int64_t tree_posterior(const TreeBatch& batch) { return batch.double_field ? run<double>(batch) : run<float>(batch); }
+
+}  // namespace BIASGEN_ISA
+}  // namespace biasgen

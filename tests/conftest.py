@@ -1,0 +1,25 @@
+"""Fixtures: `implementation` runs a test on every backend and instruction set."""
+import pytest
+
+from biasgen import backends
+from biasgen._settings import required_backends
+
+IMPLEMENTATIONS = ("torch", "cpu/baseline", "cpu/avx2", "cpu/avx512")
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request, monkeypatch):
+    """Name of a backend, with BIASGEN_CPU_ISA set where it has instruction sets.
+
+    A backend that is missing is skipped, but fails where BIASGEN_REQUIRE_BACKENDS names it; an instruction set that this machine lacks
+    is skipped.
+    """
+    name, _, isa = request.param.partition("/")
+    module, why = backends.load(name)
+    if module is None:
+        (pytest.fail if name in required_backends() else pytest.skip)(f"{name}: {why}")
+    if isa:
+        if isa not in module._cpu.isa_levels():
+            pytest.skip(f"this machine has no {isa}")
+        monkeypatch.setenv("BIASGEN_CPU_ISA", isa)
+    return name

@@ -1,0 +1,116 @@
+"""Two models: own share by hand, exact null at unequal sizes, symmetry, and agreement with the one-model metrics."""
+import numpy as np
+import pytest
+
+from biasgen.metrics.nn_divergence import nn_divergence
+from biasgen.metrics.split_comparison import split_comparison
+
+
+def rows(*texts: str) -> np.ndarray:
+    return np.array([[int(c) for c in text] for text in texts], dtype=np.int8)
+
+
+def uniform(n: int, seed: int, length: int = 8, q: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, q, (n, length)).astype(np.int8)
+
+
+def test_own_share_by_hand():
+    train_a, train_b = rows("0000", "1111"), rows("2222", "3333", "0011")
+    gen_a = rows("0000", "0001")     # own; half own (0000) and half B's (0011)
+    gen_b = rows("2222", "1111")     # own; A's
+    result = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=rows("0123"))
+    share_a, share_b = 0.75, 0.5
+    assert float(result.own_share) == pytest.approx((share_a + share_b) / 2)
+    assert (result.own_share.params["share_a"], result.own_share.params["share_b"]) == pytest.approx((share_a, share_b))
+    a, b = np.array([1.5, 0, 0, 0, 0.5]) / 2, np.array([0, 1, 1, 0, 0]) / 2
+    i_a = ((1 - share_a) * a[:2] - share_b * b[:2]) / 2
+    i_b = ((1 - share_b) * b[2:] - share_a * a[2:]) / 2
+    sd = np.sqrt(((i_a - i_a.mean()) ** 2).sum() + ((i_b - i_b.mean()) ** 2).sum())
+    low, high = result.own_share.ci
+    assert (low, high) == pytest.approx((max(0, 0.625 - 1.959964 * sd), min(1, 0.625 + 1.959964 * sd)), abs=1e-6)
+
+
+def test_own_share_null_enumerated():
+    train_a, train_b = rows("0000"), rows("1111", "2222", "3333")
+    gen_a, gen_b = rows("1111", "1110", "1101", "1011"), rows("0000", "2222", "3333", "2221")     # all credit of A on one row: skewed
+    result = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=rows("0123"), permutations=4000)
+    a, b = np.array([0, 4, 0, 0]) / 4, np.array([1, 0, 2, 1]) / 4
+    exact = [(a[[i]].sum() + np.delete(b, i).sum()) / 2 for i in range(4)]     # row i as the whole of A
+    assert float(result.own_share) == pytest.approx(exact[0])
+    assert result.own_share.p_value == pytest.approx(np.mean(np.array(exact) >= exact[0]), abs=0.03)
+    assert result.own_share.null.q95 == pytest.approx(max(exact))
+
+
+def test_threshold_is_the_one_of_both_training_sets_together():
+    heldout = rows("0000", *["0011"] * 9)     # distances to A: 0, then 2; to B: 4, then 2
+    sets = {"gen_a": rows("0000"), "gen_b": rows("1111"), "train_a": rows("0000"), "train_b": rows("1111")}
+    assert split_comparison(**sets, heldout=heldout, alpha=0.05).near_copies.params["threshold"] == 0
+    assert split_comparison(**sets, heldout=heldout, alpha=0.04).near_copies.params["threshold"] is None
+
+
+@pytest.mark.parametrize(("m_a", "m_b"), [(100, 100), (60, 240)])
+def test_null_is_one_half_at_any_sizes(m_a, m_b):
+    own, near, kl = [], [], []
+    for seed in range(0, 500, 5):
+        gen_a, gen_b, train_a, train_b, heldout = (uniform(n, seed + i, 6) for i, n in enumerate((150, 150, m_a, m_b, 150)))
+        result = split_comparison(
+            gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout, alpha=0.2, permutations=199
+        )
+        own.append(result.own_share)
+        near.append(result.near_own_share)
+        kl.append(result.kl_own)
+    for results in (own, near):
+        values = np.array([r.value for r in results])
+        assert abs(values.mean() - 0.5) < 4 * values.std() / 10
+        assert sum(r.p_value <= 0.05 for r in results) <= 11
+        assert sum(r.ci[0] <= 0.5 <= r.ci[1] for r in results) >= 87
+        assert {r.null.mean for r in results} == {0.5}
+    assert sum(r.p_value <= 0.05 for r in kl) <= 11
+
+
+def test_swapping_the_models_changes_nothing():
+    gen_a, gen_b, train_a, train_b, heldout = (uniform(n, i) for i, n in enumerate((200, 200, 80, 120, 150)))
+    one = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout, alpha=0.1)
+    two = split_comparison(gen_a=gen_b, gen_b=gen_a, train_a=train_b, train_b=train_a, heldout=heldout, alpha=0.1)
+    for name, result in one.as_dict().items():
+        other = getattr(two, name)
+        assert other.value == pytest.approx(result.value)
+        assert other.ci == pytest.approx(result.ci, abs=0.02)     # the redraws of the KL differ
+        assert other.params["threshold"] == result.params["threshold"]
+
+
+def test_copies_on_one_side_are_seen_by_every_own_number():
+    gen_a, gen_b, train_a, train_b, heldout = (uniform(300, i) for i in range(5))
+    gen_a[:30] = train_a[:30]
+    result = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout)
+    assert result.near_own_share.p_value == 0.001
+    assert result.kl_own.p_value == 0.001
+    assert result.kl_own.value > result.kl_own.placebo == result.kl_placebo.value
+    assert result.near_copies.value > 0.04 > result.near_copies.placebo
+    assert result.near_copies.p_value == result.near_own_share.p_value
+    assert result.near_copies.heldout <= 0.01
+
+
+def test_kl_is_the_mean_of_both_models():
+    gen_a, gen_b, train_a, train_b, heldout = (uniform(n, i) for i, n in enumerate((200, 200, 80, 120, 150)))
+    result = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout)
+    a = nn_divergence(gen=gen_a, train=train_a, heldout=heldout, placebo=train_b)
+    b = nn_divergence(gen=gen_b, train=train_b, heldout=heldout, placebo=train_a)
+    assert float(result.kl_own) == pytest.approx((a.value + b.value) / 2)
+    assert float(result.kl_placebo) == pytest.approx((a.placebo + b.placebo) / 2)
+
+
+def test_a_model_without_near_samples_takes_no_side():
+    train_a, train_b, heldout = rows("0000", "0011"), rows("1111"), rows("0000", *["2222"] * 99)
+    result = split_comparison(gen_a=rows("0000"), gen_b=rows("3333"), train_a=train_a, train_b=train_b, heldout=heldout)
+    near = result.near_own_share
+    assert near.params["within"] == 0
+    assert near.value == pytest.approx((1 + 1 / 3) / 2)     # 1/3: B's part of the pool
+    assert (near.ci, near.n_gen) == ((0.0, 1.0), 1)
+    nothing = split_comparison(gen_a=rows("3333"), gen_b=rows("3333"), train_a=train_a, train_b=train_b, heldout=heldout).near_own_share
+    assert (nothing.value, nothing.p_value) == (pytest.approx(0.5), 1.0)
+
+
+def test_unequal_generated_sets_are_refused():
+    with pytest.raises(ValueError, match=r"^gen_b: want 2 rows as in gen_a .*, got 1"):
+        split_comparison(gen_a=rows("00", "00"), gen_b=rows("00"), train_a=rows("00"), train_b=rows("11"), heldout=rows("01"))

@@ -1,0 +1,28 @@
+"""The version is the same everywhere; the command is installed."""
+import importlib.metadata
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import biasgen
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_one_version():
+    assert importlib.metadata.version("biasgen") == biasgen.__version__
+    assert f"version: {biasgen.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {biasgen.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_command_is_installed():
+    command = Path(sysconfig.get_path("scripts")) / "biasgen"
+    out = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == f"biasgen {biasgen.__version__}"
+
+
+def test_torch_is_pinned_in_one_place():
+    texts = [p.read_text() for p in (ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / ".ci" / "run")]
+    assert not any(re.search(r"torch==", text) for text in texts)
+    assert "torch==" in (ROOT / "constraints.txt").read_text()
