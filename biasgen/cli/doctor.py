@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{name:6} not usable: {why}")
             continue
         usable = True
-        print(f"{name:6} usable on {', '.join(module.DEVICES)}{module.describe()}")
+        print(f"{name:6} usable on {', '.join(module.DEVICES)}" + (f", instruction set {module.isa()}" if module.isa() else ""))
         for op, takes in module.OPS.items():
             print(f"       {op:16} {', '.join(takes['distances']) or '-':24} {', '.join(takes['dtypes'])}")
     return 0 if usable else 1

@@ -25,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json == Path("-"):
         print(text)
         return 0
+    rows = ", ".join(f"{name} {entry['n']} ({entry['distinct']} distinct)" for name, entry in report.sets.items())
+    print(f"rows: {rows}; distance: {report.params['distance']}; {report.params['permutations']} permutations, seed {report.params['seed']}\n")
     print(report.table())
     if arguments.json:
         part = arguments.json.with_name(arguments.json.name + ".part")

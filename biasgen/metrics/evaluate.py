@@ -57,7 +57,7 @@ def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None,
     the searches are shared. Raises ValueError for sets that do not agree, before any search.
     """
     check_settings(permutations=permutations)
-    distance = check_sets(distance, gen=gen, train=train, heldout=heldout)
+    distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
     sets = {"gen": gen, "train": train, "heldout": heldout}
     train = prepared(train, distance)
     to_train = {name: nearest_distances(rows, train, distance) for name, rows in (("gen", gen), ("heldout", heldout))}
@@ -69,6 +69,7 @@ def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None,
     test = {"permutations": permutations, "seed": seed}
     params = {"distance": distance} | test
     copies = {"alpha": _ALPHA, "threshold": v}
+    kl = divergence([(to_train["gen"], to_train["heldout"])], largest=largest_distance(gen, distance), **test)
     near = affinity(near_credit(gen, pool, distance, credit, v), n_train=m, **test, params=params | {"within": v})
     metrics = {
         "train_affinity": affinity(credit, n_train=m, **test, params=params | {"within": None}),
@@ -76,11 +77,7 @@ def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None,
         "near_copies": near_share(
             to_train["gen"], to_train["heldout"], v, placebo=None, p_value=near.p_value, n_train=m, params=params | copies
         ),
-        "nn_divergence": replace(
-            divergence([(to_train["gen"], to_train["heldout"])], largest=largest_distance(gen, distance), **test),
-            n_train=m,
-            params=params | {"compat": None},
-        ),
+        "nn_divergence": replace(kl, n_train=m, params=kl.params | params | {"compat": None}),
     }
     return Report(metrics, {name: _describe(rows, name) for name, rows in sets.items()}, params | copies)
 

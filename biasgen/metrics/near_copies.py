@@ -37,7 +37,7 @@ def near_copies(
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
     check_settings(permutations=permutations, alpha=alpha)
-    distance = check_sets(distance, gen=gen, train=train, heldout=heldout, placebo=placebo)
+    distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
     train = prepared(train, distance)
     to_heldout = nearest_distances(heldout, train, distance)
     v = near_threshold(to_heldout, alpha)

@@ -51,7 +51,7 @@ def nn_divergence(
     check_settings(permutations=permutations)
     if compat not in (None, "paper"):
         raise ValueError(f"compat: want None or 'paper', got {compat!r}")
-    distance = check_sets(distance, gen=gen, train=train, heldout=heldout, placebo=placebo)
+    distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
     largest = largest_distance(gen, distance)
 
     def against(reference: Any) -> Result:

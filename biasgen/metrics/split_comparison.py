@@ -48,7 +48,7 @@ def split_comparison(
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
     check_settings(permutations=permutations, alpha=alpha)
-    distance = check_sets(distance, gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout)
+    distance = check_sets(distance, train_a=train_a, train_b=train_b, gen_a=gen_a, gen_b=gen_b, heldout=heldout)
     n = len(gen_a)
     if len(gen_b) != n:
         raise ValueError(f"gen_b: want {n} rows as in gen_a (row i of both from the same noise), got {len(gen_b)}")

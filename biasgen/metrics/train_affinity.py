@@ -33,7 +33,7 @@ def train_affinity(
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
     check_settings(permutations=permutations, within=within)
-    distance = check_sets(distance, gen=gen, train=train, heldout=heldout)
+    distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
     pool = prepared(pooled(train, heldout), distance)
     credit = pool_credit(gen, pool, distance)
     if within is not None:
