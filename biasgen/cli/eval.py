@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--train", type=Path, required=True, help=".npy of the training rows: integer tokens (N, L) or uint8 images (N, ...)")
+    parser.add_argument("--train", type=Path, required=True, help=".npy of training rows: integer tokens (N, L) or uint8 images (N, ...)")
     parser.add_argument("--gen", type=Path, required=True, help=".npy of the generated rows")
-    parser.add_argument("--heldout", type=Path, required=True, help=".npy of held-out rows, same law and preprocessing as the training rows")
+    parser.add_argument("--heldout", type=Path, required=True, help=".npy of held-out rows, of the law and preprocessing of --train")
     parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
     parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")
     parser.add_argument("--seed", type=int, default=0, help="of the permutations (default 0)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON; - for standard output instead of the table")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON; - for standard output, no table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(text)
         return 0
     rows = ", ".join(f"{name} {entry['n']} ({entry['distinct']} distinct)" for name, entry in report.sets.items())
-    print(f"rows: {rows}; distance: {report.params['distance']}; {report.params['permutations']} permutations, seed {report.params['seed']}\n")
+    settings = "distance {distance}; {permutations} permutations, seed {seed}".format(**report.params)
+    print(f"rows: {rows}; {settings}\n")
     print(report.table())
     if arguments.json:
         part = arguments.json.with_name(arguments.json.name + ".part")

@@ -1,5 +1,6 @@
 """Samplers whose noise is keyed by (seed, sample, step): the same rows however they are batched, and common noise for every model."""
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def reverse_trajectory(
     denoiser: Denoiser, schedule: Schedule, x: torch.Tensor, times: list[int], *, seed: int, offset: int = 0
 ) -> torch.Tensor:
     """Run x, (B, ...) at time times[0], down to times[-1]; row b draws the noise of sample offset + b. Returns x there (x0_hat at 0)."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         noise = _normals(x, seed, offset, step=t, purpose=philox.REVERSE) if s > 0 else None
         x = reverse_step(x, denoiser(x, schedule.at(t)), schedule, t, s, noise)
     return x

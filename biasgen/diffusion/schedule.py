@@ -22,7 +22,7 @@ class Level:
 
 
 class Schedule:
-    """A variance-preserving schedule over steps t = 1..T, from alpha_bar (T,) float64, strictly decreasing in (0, 1); t = 0 is clean data."""
+    """A variance-preserving schedule over t = 1..T, from alpha_bar (T,) float64, strictly decreasing in (0, 1); t = 0 is clean data."""
 
     def __init__(self, alpha_bar: np.ndarray) -> None:
         alpha_bar = np.asarray(alpha_bar, np.float64)

@@ -1,4 +1,4 @@
-"""BiasMonitor: called from any training loop, it samples the model at chosen steps and records how near the samples lie to the training set."""
+"""BiasMonitor: called from any training loop, it samples the model and records how near the samples lie to the training set."""
 import inspect
 import json
 import random

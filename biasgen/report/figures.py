@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib import pyplot as plt
 
 _OWN, _PLACEBO, _HELDOUT, _TRAIN, _EXCESS = "#c0392b", "#2471a3", "#555555", "#b9770e", "#7d3c98"
 
@@ -24,10 +24,9 @@ def draw_curves(evaluations: list[dict[str, Any]], path: str | Path) -> None:
     _curve(excess, steps, [e["scalars"]["excess_kl"] for e in evaluations], "KL(exact || model)", _EXCESS, minimum=True)
     excess.set(title="excess over the optimum, held-out rows", ylabel="nats per token")
 
-    for name, label, color in (("own_share", "all samples", _OWN), ("near_own_share", "samples near a training row", _TRAIN)):
-        results = [e["metrics"][name] for e in evaluations]
-        share.fill_between(steps, [r["ci"][0] for r in results], [r["ci"][1] for r in results], color=color, alpha=0.18, lw=0)
-        _curve(share, steps, [r["value"] for r in results], label, color)
+    results = [e["metrics"]["own_share"] for e in evaluations]
+    share.fill_between(steps, [r["ci"][0] for r in results], [r["ci"][1] for r in results], color=_OWN, alpha=0.18, lw=0)
+    _curve(share, steps, [r["value"] for r in results], "nearest row is the model's own", _OWN)
     share.axhline(0.5, color="black", lw=1, ls=":", label="no bias: 1/2")
     share.set(title="own share, 95 % interval", ylabel="share of samples")
 

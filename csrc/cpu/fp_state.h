@@ -1,4 +1,5 @@
-// Floating-point mode of the caller's thread: kernels run in the default one (round to nearest, denormals kept) and put the caller's back.
+// Floating-point mode of the caller's thread: kernels run in the default one (round to nearest, denormals kept) and put
+// the caller's back.
 #pragma once
 #include <cstdint>
 #if defined(__SSE2__)

@@ -145,17 +145,17 @@ def test_bad_settings_are_refused_at_once(options, name):
 
 def test_an_existing_record_is_not_overwritten(tmp_path):
     (tmp_path / "r.jsonl").write_text("kept")
-    with pytest.raises(ValueError, match="^record: "):
+    with pytest.raises(ValueError, match=r"^record: "):
         BiasMonitor(**SETS, sampler=fresh_rows, record=tmp_path / "r.jsonl")
     assert (tmp_path / "r.jsonl").read_text() == "kept"
 
 
 def test_twin_goes_with_twin_train():
-    with pytest.raises(ValueError, match="^twin: "):
+    with pytest.raises(ValueError, match=r"^twin: "):
         BiasMonitor(**SETS, sampler=fresh_rows, every=1).step(1, None, twin="b")
 
 
 def test_a_sampler_that_returns_too_little():
     monitor = BiasMonitor(**SETS, sampler=lambda model, n, *, seed, offset=0: ROWS[: n - 1], n_samples=10, every=1)
-    with pytest.raises(ValueError, match="^sampler: asked for 10 rows, got 9"):
+    with pytest.raises(ValueError, match=r"^sampler: asked for 10 rows, got 9"):
         monitor.step(1, None)

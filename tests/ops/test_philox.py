@@ -50,7 +50,8 @@ def test_normals_are_normal():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"), [({"seed": -1}, "seed"), ({"seed": 1 << 64}, "seed"), ({"step": 1 << 32}, "step"), ({"offset": 1 << 48}, "offset")]
+    ("arguments", "name"),
+    [({"seed": -1}, "seed"), ({"seed": 1 << 64}, "seed"), ({"step": 1 << 32}, "step"), ({"offset": 1 << 48}, "offset")],
 )
 def test_bad_counters(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
