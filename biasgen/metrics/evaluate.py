@@ -50,7 +50,16 @@ class Report:
 
 
 def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None, permutations: int = 999, seed: int = 0) -> Report:
-    """Affinity, near affinity, near-copies and NN divergence of one model.
+    """one_model's metrics with a description of the sets and settings, for the record. Arguments and errors as there."""
+    metrics = one_model(gen=gen, train=train, heldout=heldout, distance=distance, permutations=permutations, seed=seed)
+    sets = {"gen": gen, "train": train, "heldout": heldout}
+    return Report(metrics, {name: _describe(rows, name) for name, rows in sets.items()}, metrics["near_copies"].params)
+
+
+def one_model(
+    *, gen: Any, train: Any, heldout: Any, distance: str | None = None, permutations: int = 999, seed: int = 0
+) -> dict[str, Result]:
+    """Affinity, near affinity, near-copies and NN divergence of one model, by name.
 
     gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one shape and element type. The Results are those
     of train_affinity (without and with within=v), near_copies and nn_divergence at the same settings, v being near_copies' threshold;
@@ -58,7 +67,6 @@ def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None,
     """
     check_settings(permutations=permutations)
     distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
-    sets = {"gen": gen, "train": train, "heldout": heldout}
     train = prepared(train, distance)
     to_train = {name: nearest_distances(rows, train, distance) for name, rows in (("gen", gen), ("heldout", heldout))}
     v = near_threshold(to_train["heldout"], _ALPHA)
@@ -71,7 +79,7 @@ def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None,
     copies = {"alpha": _ALPHA, "threshold": v}
     kl = divergence([(to_train["gen"], to_train["heldout"])], largest=largest_distance(gen, distance), **test)
     near = affinity(near_credit(gen, pool, distance, credit, v), n_train=m, **test, params=params | {"within": v})
-    metrics = {
+    return {
         "train_affinity": affinity(credit, n_train=m, **test, params=params | {"within": None}),
         "near_affinity": near,
         "near_copies": near_share(
@@ -79,7 +87,6 @@ def evaluate(*, gen: Any, train: Any, heldout: Any, distance: str | None = None,
         ),
         "nn_divergence": replace(kl, n_train=m, params=kl.params | params | {"compat": None}),
     }
-    return Report(metrics, {name: _describe(rows, name) for name, rows in sets.items()}, params | copies)
 
 
 def _describe(rows: Any, name: str) -> dict[str, Any]:

@@ -14,10 +14,8 @@ import torch
 from biasgen._version import __version__
 from biasgen.data.training_set import TrainingSet
 from biasgen.metrics._sets import check_sets
-from biasgen.metrics.near_copies import near_copies
-from biasgen.metrics.nn_divergence import nn_divergence
+from biasgen.metrics.evaluate import one_model
 from biasgen.metrics.split_comparison import split_comparison
-from biasgen.metrics.train_affinity import train_affinity
 from biasgen.results import Record, Result, json_safe
 
 Sampler = Callable[..., Any]
@@ -110,7 +108,7 @@ class BiasMonitor:
         gen = self._sample(model)
         sets = {"gen": gen, "train": self.train, "heldout": self.heldout}
         if twin is None:
-            metrics = self._one_model(sets)
+            metrics = one_model(**sets, seed=self._seed)
         else:
             twins = {"twin_gen": self._sample(twin), "twin_train": self.twin_train}
             metrics = split_comparison(
@@ -126,17 +124,6 @@ class BiasMonitor:
         if self._record is not None:
             self._write(record.as_dict())
         return record
-
-    def _one_model(self, sets: dict[str, Any]) -> dict[str, Result]:
-        copies = near_copies(**sets, seed=self._seed)
-        metrics = {
-            "train_affinity": train_affinity(**sets, seed=self._seed),
-            "near_copies": copies,
-            "nn_divergence": nn_divergence(**sets, seed=self._seed),
-        }
-        if copies.params["threshold"] is not None:
-            metrics["near_affinity"] = train_affinity(**sets, within=copies.params["threshold"], seed=self._seed)
-        return metrics
 
     def _sample(self, model: Any) -> Any:
         with _untouched(model):
