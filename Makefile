@@ -24,7 +24,7 @@ demo: $(READY)
 	$(VENV)/bin/biasgen demo $(ARGS)
 
 test: $(READY)
-	BIASGEN_REQUIRE_BACKENDS="$${BIASGEN_REQUIRE_BACKENDS:-cpu,torch}" $(PY) -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive BIASGEN_REQUIRE_BACKENDS="$${BIASGEN_REQUIRE_BACKENDS:-cpu,torch}" $(PY) -m pytest $(ARGS)
 
 bench: $(READY)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m pytest benchmarks -s $(ARGS)

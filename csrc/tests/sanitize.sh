@@ -19,6 +19,6 @@ cp "$out"/cmake/_cpu*.so "$out/site/biasgen/"
 # Python itself leaks at exit, so leaks are not reported; -S and -P keep the editable install and the source tree off the path
 cd "$out"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+OMP_NUM_THREADS=1 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
   PYTHONPATH="$out/site:$site" "$python" -S -m pytest -q -p no:randomly --rootdir "$root" -c "$root/pyproject.toml" -o pythonpath= \
   -k "not torch" "$root/tests/test_conformance.py"

@@ -11,11 +11,12 @@ import pytest
 
 from biasgen.report.records import read_record
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}   # on a busy machine torch's threads spin for longer than they work at this size
 COMMAND = [str(Path(sysconfig.get_path("scripts")) / "biasgen"), "demo", "--scale", "tiny"]
 
 
 def demo(out, *options):
-    return subprocess.run([*COMMAND, "--out", out, *options], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*COMMAND, "--out", out, *options], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,11 @@ def test_control_copies_reports_them(tmp_path):
 
 
 def test_interrupt_keeps_what_is_done(tmp_path):
-    process = subprocess.Popen([*COMMAND, "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     record = tmp_path / "record.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not (record.exists() and record.read_text().count("\n") >= 3):
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
