@@ -26,3 +26,10 @@ def test_torch_is_pinned_in_one_place():
     texts = [p.read_text() for p in (ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / ".ci" / "run")]
     assert not any(re.search(r"torch==", text) for text in texts)
     assert "torch==" in (ROOT / "constraints.txt").read_text()
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+        missing = [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()]
+        assert not missing, f"{page.name}: {missing}"
