@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -81,8 +82,16 @@ def test_control_copies_reports_them(tmp_path):
 
 
 def test_interrupt_keeps_what_is_done(tmp_path):
+    code = (   # a job in the background inherits an ignored SIGINT: as in a terminal, it must arrive
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from biasgen.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     process = subprocess.Popen(
-        [*COMMAND, "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, "-c", code, *COMMAND[1:], "--out", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     )
     record = tmp_path / "record.jsonl"
     deadline = time.monotonic() + 200
