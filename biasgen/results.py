@@ -3,6 +3,9 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+SCHEMA = 1
+"""Of the records and reports that are written as JSON."""
+
 
 @dataclass(frozen=True)
 class Neighbours:

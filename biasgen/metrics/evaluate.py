@@ -20,7 +20,7 @@ from biasgen.metrics._sets import (
 from biasgen.metrics.near_copies import near_share, near_threshold
 from biasgen.metrics.nn_divergence import divergence, largest_distance
 from biasgen.metrics.train_affinity import affinity
-from biasgen.results import Result, json_safe
+from biasgen.results import SCHEMA, Result, json_safe
 
 _ALPHA = 0.01     # near_copies' default
 
@@ -35,7 +35,7 @@ class Report:
 
     def to_json(self) -> str:
         """{"schema": 1, "params", "sets", "metrics"} as strict JSON; numbers that are not finite are null."""
-        return json.dumps(json_safe({"schema": 1, "params": self.params, "sets": self.sets, "metrics": self.metrics}), indent=1)
+        return json.dumps(json_safe({"schema": SCHEMA, "params": self.params, "sets": self.sets, "metrics": self.metrics}), indent=1)
 
     def table(self) -> str:
         """Aligned text, one metric a line."""

@@ -25,7 +25,7 @@ def exact_copies(*, gen: Any, train: Any, expected: float, distance: str | None 
     """
     if not 0 < expected < 1:
         raise ValueError(f"expected: want a share in (0, 1), got {expected!r}")
-    distance = check_sets(distance, gen=gen, train=train)
+    distance = check_sets(distance, train=train, gen=gen)
     per_sample = nearest_distances(gen, train, distance)
     n, count = len(per_sample), int((per_sample == 0).sum())
     pmf = np.exp(binomial_log_pmf(n, expected))

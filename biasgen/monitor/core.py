@@ -16,13 +16,11 @@ from biasgen.data.training_set import TrainingSet
 from biasgen.metrics._sets import check_sets
 from biasgen.metrics.evaluate import one_model
 from biasgen.metrics.split_comparison import split_comparison
-from biasgen.results import Record, Result, json_safe
+from biasgen.results import SCHEMA, Record, Result, json_safe
 
 Sampler = Callable[..., Any]
 """sampler(model, n, *, seed, offset=0) -> (n, ...) rows like `train`: numbers offset..offset+n of one list that (model, seed) fixes. A
 sampler that takes generator= instead (a torch.Generator seeded with `seed`) is called once."""
-
-SCHEMA = 1
 
 
 class BiasMonitor:

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from biasgen.results import SCHEMA
 
 
 def read_record(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ rm -rf "$out/site"
 mkdir -p "$out/site"
 cp -r "$root/biasgen" "$out/site/biasgen"
 cp "$out"/cmake/_cpu*.so "$out/site/biasgen/"
-# Python itself leaks at exit, so leaks are not reported; -S and -P keep the editable install and the source tree off the path
+# Python itself leaks at exit, so leaks are not reported; -S keeps the editable install off the path
 cd "$out"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 OMP_NUM_THREADS=1 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \

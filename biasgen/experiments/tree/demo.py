@@ -121,8 +121,12 @@ def run(
     steps = size.checkpoints[-1]
     try:
         for step in range(1, steps + 1):
-            for model in models:
-                _train_step(model, _batch(model, models, grammar, size, seed, step, control is not None), schedule)
+            for number, model in enumerate(models):
+                if control is None:
+                    rows = _batch(model, size)
+                else:
+                    rows = grammar.sample(size.batch, seed=seed, offset=_FRESH_OFFSET + (len(models) * step + number) * size.batch)
+                _train_step(model, rows, schedule)
             on_step(step, steps)
             if monitor.due(step):
                 averages = [model.average.module for model in models]
@@ -174,11 +178,8 @@ def _models(size: Scale, grammar: TreeGrammar, seed: int, rows: tuple[np.ndarray
     return models
 
 
-def _batch(model: _Model, models: list[_Model], grammar: TreeGrammar, size: Scale, seed: int, step: int, fresh: bool) -> np.ndarray:
-    """Rows of this step: drawn with replacement from the model's own, or new ones that no model and no set has seen."""
-    if fresh:
-        number = len(models) * step + next(i for i, m in enumerate(models) if m is model)
-        return grammar.sample(size.batch, seed=seed, offset=_FRESH_OFFSET + number * size.batch)
+def _batch(model: _Model, size: Scale) -> np.ndarray:
+    """Rows of one step, drawn with replacement from the model's own."""
     return model.rows[torch.randint(len(model.rows), (size.batch,), generator=model.generator).numpy()]
 
 
