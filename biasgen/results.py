@@ -81,6 +81,11 @@ class Result:
         """value - null.mean; the interval of the excess is ci - null.mean."""
         return None if self.null is None else self.value - self.null.mean
 
+    @property
+    def excess_ci(self) -> tuple[float, float] | None:
+        """95 % interval of the excess; it may be negative."""
+        return None if self.null is None or self.ci is None else (self.ci[0] - self.null.mean, self.ci[1] - self.null.mean)
+
     def as_dict(self) -> dict[str, Any]:
         """Everything but per_sample, as json_safe gives it."""
         return json_safe({f.name: getattr(self, f.name) for f in fields(self) if f.name != "per_sample"} | {"excess": self.excess})
@@ -92,18 +97,57 @@ class SplitResult:
 
     own_share: share of samples whose nearest row of the pool T_A u T_B is the model's own (null 1/2). near_own_share: the same among
     samples that have a pool row within the near-copy threshold. kl_own, kl_placebo: NN divergence against the own and the other
-    training set. near_copies: share within the threshold of the own set; its placebo is the other set's.
+    training set. auc_own, auc_placebo: probability that a sample lies nearer to that set than a held-out row does. near_copies: share
+    within the threshold of the own set; its placebo is the other set's. twin_distance: mean distance between the two models' samples of
+    the same noise.
     """
 
     own_share: Result
     near_own_share: Result
     kl_own: Result
     kl_placebo: Result
+    auc_own: Result
+    auc_placebo: Result
     near_copies: Result
+    twin_distance: Result
 
     def as_dict(self) -> dict[str, Result]:
         """{name: Result}, the form that a record holds."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Onset:
+    """When bias began, as far as the evaluations can say.
+
+    status: "detected"; "none": looked for and not found; "inconclusive": too few evaluations to say none. step: the first of the two
+    consecutive evaluations that found it, else None. statistic: which one fired, else the main one watched. interval: 95 % interval of
+    that statistic's excess at `step`, or at the last evaluation where nothing fired. alpha: bound on the chance of a false alarm
+    over all evaluations so far. looks: evaluations tested.
+    """
+
+    status: str
+    step: int | None
+    interval: tuple[float, float] | None
+    statistic: str | None
+    alpha: float
+    looks: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As json_safe gives it."""
+        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class TurningPoint:
+    """Where a curve over training is lowest. step: of the lowest evaluation. interval: 95 % of the steps that are lowest when rows are
+    redrawn jointly over the evaluations. censored: the lowest is the last evaluation, the curve may still fall. inside_null: its value
+    there is within the null's 95 %, so that it is no turning point (None where the curve has no null)."""
+
+    step: int
+    interval: tuple[int, int]
+    censored: bool
+    inside_null: bool | None = None
 
 
 @dataclass(frozen=True)
