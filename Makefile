@@ -8,7 +8,7 @@ NATIVE := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 TRITON_CACHE_DIR ?= $(CURDIR)/build/triton
 export TRITON_CACHE_DIR
 
-.PHONY: help demo test lint bench sanitize gpu-probe clean
+.PHONY: help demo test lint bench figures sanitize gpu-probe clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test       every test (ARGS='-k knn' for some)"
 	@echo "make lint       ruff, clang-format, codespell"
 	@echo "make bench      kernels against what an expert would write, with the gates asserted (ARGS=--smoke: small sizes, no gates)"
+	@echo "make figures    the studies of size, power and peers, about an hour: docs/studies"
 	@echo "make sanitize   the native kernels under ASan and UBSan"
 	@echo "make gpu-probe  GPU kernels: on a GPU measured, elsewhere compiled, interpreted and run on a host shim"
 	@echo "make clean      remove what the others made"
@@ -28,6 +29,9 @@ test: $(READY)
 
 bench: $(READY)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m pytest benchmarks -s $(ARGS)
+
+figures: $(READY)
+	for study in null dose peers; do $(PY) -m benchmarks.studies.$$study || exit 1; done
 
 gpu-probe: $(READY)
 	$(PY) benchmarks/gpu_probe.py $(ARGS)

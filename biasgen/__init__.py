@@ -8,25 +8,41 @@ from biasgen._settings import set_num_threads
 from biasgen._version import __version__
 
 _HOME = {
+    "AlignmentProbe": "biasgen.metrics.alignment",
     "BiasMonitor": "biasgen.monitor",
+    "BiasStopping": "biasgen.monitor",
+    "EmpiricalDenoiser": "biasgen.diffusion",
     "Level": "biasgen.diffusion",
     "Schedule": "biasgen.diffusion",
     "TrainingSet": "biasgen.data.training_set",
     "TreeDenoiser": "biasgen.trees",
     "TreeGrammar": "biasgen.trees",
+    "alignment": "biasgen.metrics.alignment",
+    "bias_spectrum": "biasgen.metrics.bias_spectrum",
     "evaluate": "biasgen.metrics.evaluate",
     "knn": "biasgen.ops.knn",
+    "leakage": "biasgen.metrics.leakage",
+    "loss_decomposition": "biasgen.metrics.loss_decomposition",
+    "membership": "biasgen.metrics.membership",
     "near_copies": "biasgen.metrics.near_copies",
     "nearest_credit": "biasgen.ops.nearest_credit",
+    "nn_auc": "biasgen.metrics.nn_auc",
     "nn_divergence": "biasgen.metrics.nn_divergence",
+    "nn_ks": "biasgen.metrics.nn_ks",
+    "nn_wasserstein": "biasgen.metrics.nn_wasserstein",
+    "paired_distances": "biasgen.ops.paired",
     "split_comparison": "biasgen.metrics.split_comparison",
     "train_affinity": "biasgen.metrics.train_affinity",
 }
 
-__all__ = ["__version__", "set_num_threads", *_HOME]
+_MODULES = ("controls",)
+
+__all__ = ["__version__", "set_num_threads", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"biasgen.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'biasgen' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -117,6 +117,49 @@ class SplitResult:
 
 
 @dataclass(frozen=True)
+class Leakage:
+    """Which training rows attract samples. weights (m,) float64: samples whose nearest row of the pool of training and held-out rows each
+    is, ties shared; p_values, q_values (m,); rows: indices of those with q <= level, by q and then by falling weight; params."""
+
+    weights: Any
+    p_values: Any
+    q_values: Any
+    rows: Any
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Can a training row be told by its loss? auc: probability that it is lower than a held-out row's. tpr: share of training rows told
+    at the given share of held-out rows mistaken for them."""
+
+    auc: Result
+    tpr: Result
+
+
+@dataclass(frozen=True)
+class LossDecomposition:
+    """Squared error of two models on independent data and seeds, split. Every number is the mean of both models.
+
+    variance: what changes with training set and seed. excess: over the exact denoiser, bias: excess - variance (None without the exact
+    denoiser). loss: over the clean rows (None without them). share: variance / excess, else variance / loss, else None. seed_variance,
+    data_variance: the parts of variance that change with the seed and with the training set (None without a third model).
+    """
+
+    variance: Result
+    share: Result | None = None
+    excess: Result | None = None
+    bias: Result | None = None
+    loss: Result | None = None
+    seed_variance: Result | None = None
+    data_variance: Result | None = None
+
+    def as_dict(self) -> dict[str, Result]:
+        """{name: Result} of those that there are, the form that a record holds."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
 class Onset:
     """When bias began, as far as the evaluations can say.
 
@@ -148,6 +191,28 @@ class TurningPoint:
     interval: tuple[int, int]
     censored: bool
     inside_null: bool | None = None
+
+
+@dataclass(frozen=True)
+class EquivalentDose:
+    """The start time of U-turns from training rows that are as biased as some samples. Small is a strong bias, near 1 none.
+
+    t0_over_T: in (0, 1]. interval: 95 %; an end that is an end of the dose curve means "or beyond". censored: "weaker" or "stronger" where
+    the samples' value lies beyond the curve, so that t0_over_T is only its end; else None.
+    """
+
+    t0_over_T: float   # noqa: N815 (T is the number of diffusion steps)
+    interval: tuple[float, float]
+    censored: str | None = None
+
+    def __str__(self) -> str:
+        comparison = {None: "as biased as", "weaker": "less biased than", "stronger": "more biased than"}[self.censored]
+        low, high = self.interval
+        return f"{comparison} U-turns from training rows at t0/T = {self.t0_over_T:.2f} [{low:.2f}, {high:.2f}]"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As json_safe gives it."""
+        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
 
 
 @dataclass(frozen=True)

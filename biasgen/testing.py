@@ -7,6 +7,8 @@ TOLERANCES = {
     "marginals": {"relative": 1e-5, "smallest": 2.0**-126},  # entry by entry; what is smaller may be 0
     # The messages' float32 mantissas round 2^-25 a step, and equal leaves round alike: what adds up is a share of each leaf.
     "log_z": {"absolute": 1e-5, "absolute_per_leaf": 1e-7, "relative": 1e-7},
+    "x0_hat": {"of_range": 1e-5},  # largest minus smallest number of the rows; then comes rounding to the type of x_t
+    "log_density": {"relative": 1e-9, "per_number": 1e-9},  # its terms cancel: where it is near 0 each number of a row leaves a little
 }
 """What the ops promise beyond bits; distances are equal to the bit and have no row."""
 
@@ -46,3 +48,31 @@ def assert_posterior_close(actual: Any, expected: Any) -> None:
     if wrong.any():
         at = tuple(np.argwhere(wrong)[0].tolist())
         raise AssertionError(f"log_z: {wrong.sum()} samples beyond the promise, first {at}: {got_log_z[at]} for {log_z[at]}")
+
+
+def assert_denoised_close(actual: Any, expected: Any, rows: Any) -> None:
+    """AssertionError unless `actual` (x0_hat (B, ...), log_density (B,)) keeps the promise of empirical_denoise against `expected`.
+
+    expected: the same in float64. rows (M, ...): the data, for their range. x0_hat may be float32. The message names the worst query.
+    """
+    got, got_density = (np.asarray(x) for x in actual)
+    x0_hat, density = (np.asarray(x) for x in expected)
+    assert got_density.dtype == np.float64, f"log_density: want float64, got {got_density.dtype}"
+    assert got.shape == x0_hat.shape, f"x0_hat: want shape {x0_hat.shape}, got {got.shape}"
+    assert got_density.shape == density.shape, f"log_density: want shape {density.shape}, got {got_density.shape}"
+    rows = np.asarray(rows, np.float64)
+    numbers = rows[0].size
+
+    rounding = np.finfo(got.dtype).eps / 2 * abs(x0_hat)
+    excess = (abs(got - x0_hat) - rounding).reshape(-1, numbers)
+    wrong = ~(excess <= TOLERANCES["x0_hat"]["of_range"] * np.ptp(rows)).all(1)
+    if wrong.any():
+        b = np.argmax(np.where(wrong, excess.max(1), -1))
+        worst = f"worst {b}: off by {excess[b].max():g}, range {np.ptp(rows):g}"
+        raise AssertionError(f"x0_hat: {wrong.sum()} queries beyond the promise, {worst}")
+
+    relative, per_number = TOLERANCES["log_density"].values()
+    wrong = ~(abs(got_density - density) <= relative * abs(density) + per_number * numbers)
+    if wrong.any():
+        b = np.argwhere(wrong)[0, 0]
+        raise AssertionError(f"log_density: {wrong.sum()} queries beyond the promise, first {b}: {got_density[b]} for {density[b]}")

@@ -3,10 +3,12 @@ import math
 
 import torch
 
+from biasgen.backends import _empirical_denoise
 from biasgen.backends._log_field import MAX_SPREAD, refuse
 
 DEVICES = ("cpu", "cuda")
 OPS = {
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
     "knn": {"dtypes": ("uint8",), "distances": ("hamming", "sqeuclidean")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
@@ -85,6 +87,13 @@ def _squared_distances(query, rows):
     with torch.autocast(query.device.type, enabled=False):
         x, y = query.double(), rows.double()
         return ((x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * (x @ y.T)).long()
+
+
+def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D) and log p(x_t) (B,), float64. x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64:
+    checked by the op, the weights normalized. Blocks whose temporaries take about max_memory bytes.
+    """
+    return _empirical_denoise.empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
 def tree_posterior(log_field, rules, weights):

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             on_record=show,
         )
     print(f"\n{verdict}")
-    _, evaluations = records.read_record(record)
+    _, evaluations, _ = records.read_record(record)
     written = [record]
     if evaluations:
         figures.draw_curves(evaluations, out / "curves.png")

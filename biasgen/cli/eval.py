@@ -9,22 +9,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=Path, required=True, help=".npy of training rows: integer tokens (N, L) or uint8 images (N, ...)")
     parser.add_argument("--gen", type=Path, required=True, help=".npy of the generated rows")
     parser.add_argument("--heldout", type=Path, required=True, help=".npy of held-out rows, of the law and preprocessing of --train")
+    parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
     parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
     parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")
-    parser.add_argument("--seed", type=int, default=0, help="of the permutations (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the permutations and the self-test (default 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON; - for standard output, no table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from biasgen.data.files import load_rows
+    from biasgen.data.files import load_set
     from biasgen.metrics.evaluate import evaluate
 
-    sets = {name: load_rows(getattr(arguments, name), name) for name in ("gen", "train", "heldout")}
-    report = evaluate(**sets, distance=arguments.distance, permutations=arguments.permutations, seed=arguments.seed)
+    sets = {name: load_set(getattr(arguments, name), name) for name in ("gen", "train", "heldout")}
+    options = {name: getattr(arguments, name) for name in ("alpha", "distance", "permutations", "seed")}
+    report = evaluate(**sets, **options)
     text = report.to_json()
+    status = 1 if report.warnings else 0
     if arguments.json == Path("-"):
         print(text)
-        return 0
+        print("".join(f"biasgen eval: {warning}\n" for warning in report.warnings), end="", file=sys.stderr)
+        return status
     rows = ", ".join(f"{name} {entry['n']} ({entry['distinct']} distinct)" for name, entry in report.sets.items())
     settings = "distance {distance}; {permutations} permutations, seed {seed}".format(**report.params)
     print(f"rows: {rows}; {settings}\n")
@@ -34,4 +38,4 @@ def run(arguments: argparse.Namespace) -> int:
         part.write_text(text + "\n", encoding="utf-8")
         os.replace(part, arguments.json)
         print(f"written: {arguments.json}", file=sys.stderr)
-    return 0
+    return status

@@ -1,21 +1,61 @@
-"""Forward and reverse process on batches."""
+"""Forward and reverse process on batches, and the space that they work in."""
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
 from biasgen.diffusion.schedule import Level, Schedule
 
 
-def one_hot(tokens: torch.Tensor | np.ndarray, Q: int) -> torch.Tensor:
-    """(B, L) integer tokens -> (B, L, Q) float32 one-hot rows; ValueError for a symbol outside 0..Q-1."""
+def one_hot(tokens: torch.Tensor | np.ndarray, Q: int, name: str = "tokens") -> torch.Tensor:
+    """(B, L) integer tokens -> (B, L, Q) float32 one-hot rows; ValueError, beginning with `name`, for a symbol outside 0..Q-1."""
     index = torch.as_tensor(tokens).long()
     if index.numel() and (int(index.min()) < 0 or int(index.max()) >= Q):
-        raise ValueError(f"tokens: want symbols 0..{Q - 1}, got {int(index.min())}..{int(index.max())}")
+        raise ValueError(f"{name}: want symbols 0..{Q - 1}, got {int(index.min())}..{int(index.max())}")
     return torch.nn.functional.one_hot(index, Q).float()
+
+
+def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = None, name: str = "rows") -> torch.Tensor:
+    """Rows as the model sees them: the space in which noise is added.
+
+    Args:
+        rows: (M, ...) array or tensor, or anything with `.rows` (a TrainingSet).
+        encode: takes the rows as a tensor and returns floats, one row for each; e.g. lambda x: x / 127.5 - 1, or an autoencoder. None:
+            floats as they are, integers other than uint8 (tokens) one-hot.
+        Q: symbols of tokens. None: one more than the largest that occurs.
+
+    Returns:
+        (M, ...) floats; tokens (M, L) become (M, L, Q) float32.
+
+    Raises:
+        TypeError: neither array nor tensor. ValueError: no rows; uint8 rows without `encode` (their range is the model's affair); a symbol
+        outside 0..Q-1; an `encode` that returns no floats or another number of rows.
+    """
+    rows = getattr(rows, "rows", rows)
+    if isinstance(rows, np.ndarray):
+        # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
+        rows = torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
+    if not isinstance(rows, torch.Tensor):
+        raise TypeError(f"{name}: want a NumPy array, a torch tensor or an object with `.rows`, got {type(rows).__name__}")
+    if not rows.numel():
+        raise ValueError(f"{name}: want at least one row, got shape {tuple(rows.shape)}")
+    if encode is not None:
+        with torch.no_grad():
+            encoded = torch.as_tensor(encode(rows))
+        if not encoded.is_floating_point() or encoded.shape[:1] != rows.shape[:1]:
+            raise ValueError(f"encode: want floats of shape ({len(rows)}, ...), got {encoded.dtype} of shape {tuple(encoded.shape)}")
+        return encoded
+    if rows.is_floating_point():
+        return rows
+    if rows.dtype in (torch.uint8, torch.bool):
+        raise ValueError(f"{name}: {rows.dtype} rows want encode=, which maps them to the model's range: e.g. lambda x: x / 127.5 - 1")
+    return one_hot(rows, int(rows.max()) + 1 if Q is None else Q, name)
 
 
 def forward_process(x0: torch.Tensor, level: Level, noise: torch.Tensor) -> torch.Tensor:
     """x_t = scale * x_0 + sigma * noise, float32; x0 and noise (B, ...), level scalar or one a row."""
-    return _per_row(level.scale, x0) * x0 + _per_row(level.sigma, x0) * noise
+    return per_row(level.scale, x0) * x0 + per_row(level.sigma, x0) * noise
 
 
 def reverse_step(x_t: torch.Tensor, x0_hat: torch.Tensor, schedule: Schedule, t: int, s: int, noise: torch.Tensor | None) -> torch.Tensor:
@@ -29,7 +69,9 @@ def reverse_step(x_t: torch.Tensor, x0_hat: torch.Tensor, schedule: Schedule, t:
     return c0 * x0_hat + ct * x_t + std * noise
 
 
-def _per_row(value: float | np.ndarray, like: torch.Tensor) -> torch.Tensor | float:
+def per_row(value: float | np.ndarray, like: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray | float:
+    """`value`, a float64 scalar or (B,), ready to multiply the rows of `like` (B, ...): in their type, on their device."""
     if np.ndim(value) == 0:
         return float(value)
-    return torch.as_tensor(np.asarray(value), dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+    value = np.asarray(value).reshape(-1, *[1] * (like.ndim - 1))
+    return value.astype(like.dtype) if isinstance(like, np.ndarray) else torch.as_tensor(value, dtype=like.dtype, device=like.device)

@@ -1,4 +1,5 @@
 """Samplers whose noise is keyed by (seed, sample, step): the same rows however they are batched, and common noise for every model."""
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -58,15 +59,17 @@ def sample_tokens(
     if (start is None) != (t_start is None):
         raise ValueError("start, t_start: want both or neither")
     times = reverse_times(schedule.T if t_start is None else t_start, steps)
+    level = schedule.at(times[0])
+    spread = math.hypot(level.scale, level.sigma)   # of x_T for data of variance 1, as is customary: 1 where the schedule is VP
     out = torch.empty((n, shape[0]), dtype=torch.int64, device=device)
     for first in range(0, n, batch_size):
         rows = slice(first, min(first + batch_size, n))
         like = torch.empty((rows.stop - first, *shape), device=device)
         if start is None:
-            x = _normals(like, seed, offset + first, step=0, purpose=philox.START)
+            x = spread * _normals(like, seed, offset + first, step=0, purpose=philox.START)
         else:
             noise = _normals(like, seed, offset + first, step=times[0], purpose=philox.FORWARD)
-            x = forward_process(one_hot(start[rows], shape[1]).to(device), schedule.at(times[0]), noise)
+            x = forward_process(one_hot(start[rows], shape[1]).to(device), level, noise)
         out[rows] = reverse_trajectory(denoiser, schedule, x, times, seed=seed, offset=offset + first).argmax(-1)
     return out
 

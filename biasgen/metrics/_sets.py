@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen.data.hygiene import ContentDisjoint
 from biasgen.data.training_set import TrainingSet
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
@@ -15,6 +16,10 @@ from biasgen.results import Credit
 
 def rows_of(rows: Any, name: str) -> np.ndarray | torch.Tensor:
     """The rows of an array, a tensor or a TrainingSet."""
+    if isinstance(rows, ContentDisjoint):
+        raise ValueError(
+            f"{name}: filtered by content, which is for losses only; repeats are part of the law, nearest-neighbor statistics need them"
+        )
     rows = rows.rows if hasattr(rows, "prepared") else rows
     if not isinstance(rows, np.ndarray | torch.Tensor):
         raise TypeError(f"{name}: want a NumPy array, a torch tensor or a TrainingSet, got {type(rows).__name__}")
@@ -45,7 +50,7 @@ def check_sets(distance: str | None, **sets: Any) -> str:
     return distances.get(distance or distances.default(_dtype_name(reference))).name
 
 
-def check_settings(*, permutations: int, alpha: float | None = None, within: float | None = None) -> None:
+def check_settings(*, permutations: int = 1, alpha: float | None = None, within: float | None = None) -> None:
     """ValueError for a setting that no test could run with."""
     if not isinstance(permutations, Integral) or permutations < 1:
         raise ValueError(f"permutations: want a whole number of at least 1, got {permutations!r}")

@@ -1,7 +1,11 @@
-"""How far a denoiser is from the exact one, and how much of that depends on its training set."""
+"""How far a denoiser is from the exact one, in nats per token."""
 from typing import Any
 
+import numpy as np
 import torch
+
+from biasgen.results import Result
+from biasgen.statistics.bootstrap import ratio
 
 
 def excess_kl(exact: Any, model: Any) -> torch.Tensor:
@@ -18,15 +22,21 @@ def excess_kl(exact: Any, model: Any) -> torch.Tensor:
     return terms.sum(dim=-1).mean(dim=-1)
 
 
-def variance_share(model_a: Any, model_b: Any, exact: Any) -> float:
-    """1/2 mean |D_A - D_B|^2 / mean over both models of |D - D_exact|^2: how much of the squared error changes with training set and seed.
+def excess(exact: Any, *models: Any, clusters: Any = None, redraws: int = 999, seed: int = 0) -> Result:
+    """Mean of excess_kl over rows and models, nats per token, with a 95 % interval: how far the models are from the exact denoiser.
 
-    model_a, model_b, exact: (B, L, Q) probabilities of two models with independent data and seeds, and of the exact denoiser, at the same
-    noised rows. In expectation at most 1; a sample may exceed it. NaN where both models are exact. Raises ValueError where shapes differ.
+    Args:
+        exact (B, L, Q): probabilities of the exact denoiser. models: of each the log-probabilities (B, L, Q) at the same noised rows.
+        clusters (B,): integer id of the sequence behind each row, where rows are several noises of one.
+        redraws, seed: of the bootstrap, which redraws clusters: the interval is for these models.
+
+    per_sample (B,): the rows, mean of the models. Raises ValueError where shapes differ and TypeError without a model.
     """
-    model_a, model_b, exact = _tables(model_a=model_a, model_b=model_b, exact=exact)
-    error = ((model_a - exact).square().mean() + (model_b - exact).square().mean()) / 2
-    return float((model_a - model_b).square().mean() / 2 / error)
+    if not models:
+        raise TypeError("models: want at least one table of log-probabilities, got none")
+    rows = torch.stack([excess_kl(exact, model) for model in models]).mean(0).cpu().numpy()
+    value, ci = ratio(rows, np.ones_like(rows), clusters=clusters, redraws=redraws, seed=seed)
+    return Result(value, ci=ci, per_sample=rows, params={"rows": len(rows), "models": len(models), "redraws": redraws, "seed": seed})
 
 
 def _tables(**tables: Any) -> list[torch.Tensor]:

@@ -49,7 +49,7 @@ def near_copies(
         to_heldout,
         v,
         placebo=None if placebo is None else nearest_distances(gen, placebo, distance),
-        p_value=affinity(credit, n_train=len(train), permutations=permutations, seed=seed, params={}).p_value,
+        p_value=affinity(credit, pool, n_train=len(train), permutations=permutations, seed=seed, params={}).p_value,
         n_train=len(train),
         params=params,
     )

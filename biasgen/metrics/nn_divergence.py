@@ -1,11 +1,13 @@
 """NN divergence: how differently generated and held-out rows are spaced from the training set."""
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, check_settings, nearest_distances, prepared, rows_of
+from biasgen.metrics._nearest import compare
+from biasgen.metrics._sets import check_sets, rows_of
 from biasgen.results import Result
 from biasgen.statistics.histogram import JointHistogram, integer_bins, quantile_bins
 from biasgen.statistics.intervals import reflected
@@ -48,29 +50,23 @@ def nn_divergence(
     Raises ValueError for sets that do not agree, before any search.
     Source: Garnier-Brun et al. 2026, arXiv:2603.03469, Fig. 4a; smoothing and null: docs/statistics.md.
     """
-    check_settings(permutations=permutations)
     if compat not in (None, "paper"):
         raise ValueError(f"compat: want None or 'paper', got {compat!r}")
     distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
-    largest = largest_distance(gen, distance)
-
-    def against(reference: Any) -> Result:
-        reference = prepared(reference, distance)
-        pair = (nearest_distances(gen, reference, distance), nearest_distances(heldout, reference, distance))
-        return divergence([pair], largest=largest, permutations=permutations, seed=seed, compat=compat)
-
-    result = against(train)
-    return replace(
-        result,
-        placebo=None if placebo is None else against(placebo).value,
-        n_train=len(train),
-        params=result.params | {"distance": distance, "permutations": permutations, "seed": seed, "compat": compat},
-    )
+    test = partial(divergence, largest=largest_distance(gen, distance), compat=compat)
+    sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
+    result = compare(test, **sets, distance=distance, permutations=permutations, seed=seed)
+    return replace(result, params=result.params | {"compat": compat})
 
 
 def largest_distance(rows: Any, distance: str) -> int | None:
     """The number of positions L for hamming, whose distances have a bin each; None for a distance that is binned by quantiles."""
     return math.prod(rows_of(rows, "rows").shape[1:]) if distance == "hamming" else None
+
+
+def bins_of(values: np.ndarray, largest: int | None) -> tuple[np.ndarray, int]:
+    """(bin of each pooled distance, number of bins), largest as of largest_distance."""
+    return quantile_bins(values) if largest is None else integer_bins(values, largest)
 
 
 def divergence(
@@ -83,8 +79,7 @@ def divergence(
     """
     n = len(pairs[0][0])
     h = len(pairs[0][1])
-    values = [np.concatenate(pair) for pair in pairs]
-    histogram = JointHistogram([quantile_bins(v) if largest is None else integer_bins(v, largest) for v in values])
+    histogram = JointHistogram([bins_of(np.concatenate(pair), largest) for pair in pairs])
 
     def mean_kl(gen: np.ndarray, heldout: np.ndarray) -> np.ndarray:
         marginals = zip(histogram.marginals(gen), histogram.marginals(heldout), strict=True)
@@ -102,7 +97,6 @@ def divergence(
         ci=reflected(value, redrawn),
         null=null,
         p_value=p_value,
-        per_sample=pairs[0][0] if len(pairs) == 1 else None,
         n_gen=n,
         n_heldout=h,
         params={

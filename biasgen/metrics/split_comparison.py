@@ -1,17 +1,30 @@
 """Two models trained on disjoint sets: does each lie nearer to its own than to the other's?"""
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, check_settings, near_credit, nearest_distances, pool_credit, pooled, prepared, rows_of
+from biasgen.metrics._sets import (
+    check_sets,
+    check_settings,
+    near_credit,
+    nearest_distances,
+    pool_credit,
+    pooled,
+    prepared,
+    rows_of,
+    to_numpy,
+)
 from biasgen.metrics.near_copies import near_share, near_threshold
 from biasgen.metrics.nn_divergence import divergence, largest_distance
-from biasgen.metrics.train_affinity import credit_shares, sum_of_squares
-from biasgen.results import Credit, Result, SplitResult
+from biasgen.metrics.own_share import own
+from biasgen.ops.paired import paired_distances
+from biasgen.results import Result, SplitResult
+from biasgen.statistics import two_sample
 from biasgen.statistics.intervals import Z95, wilson
-from biasgen.statistics.permutation import subset_sums, upper_tail
 
 
 def split_comparison(
@@ -42,72 +55,92 @@ def split_comparison(
         pool of both training sets, ties counted fractionally, null exactly 1/2; one relabeling of the pool serves both models.
         near_own_share counts the samples with a pool row within v; a model that has none enters with the share of a uniform credit,
         its own null. Their n_gen and n_train count both models. kl_own and kl_placebo: nn_divergence against the own and the other
-        training set, null by relabeling a row for both models at once. near_copies: near_copies at v, p of near_own_share, Wilson
-        interval at n rows, since the same noise may give both models the same sample.
+        training set, null by relabeling a row for both models at once; auc_own and auc_placebo likewise, see nn_auc. near_copies:
+        near_copies at v, p of near_own_share, Wilson interval at n rows, since the same noise may give both models the same sample.
+        twin_distance: mean distance of row i of gen_a to row i of gen_b, per_sample (n,), normal interval over these rows; it has no null.
+        per_sample of the own numbers is (2, n), the distances of gen_a and gen_b to their own training set; of the placebos to the other.
 
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
     check_settings(permutations=permutations, alpha=alpha)
     distance = check_sets(distance, train_a=train_a, train_b=train_b, gen_a=gen_a, gen_b=gen_b, heldout=heldout)
-    n = len(gen_a)
-    if len(gen_b) != n:
-        raise ValueError(f"gen_b: want {n} rows as in gen_a (row i of both from the same noise), got {len(gen_b)}")
-    train_a, train_b = prepared(train_a, distance), prepared(train_b, distance)
-    a_to_a, b_to_a, h_to_a = (nearest_distances(rows, train_a, distance) for rows in (gen_a, gen_b, heldout))
-    a_to_b, b_to_b, h_to_b = (nearest_distances(rows, train_b, distance) for rows in (gen_a, gen_b, heldout))
-    v = near_threshold(np.concatenate([h_to_a, h_to_b]), alpha)
-
-    pool = prepared(pooled(train_a, train_b), distance)
-    credits = [pool_credit(gen, pool, distance) for gen in (gen_a, gen_b)]
-    near = [near_credit(gen, pool, distance, credit, v) for gen, credit in zip((gen_a, gen_b), credits, strict=True)]
-    test = {"permutations": permutations, "seed": seed}
-    params = {"distance": distance, "alpha": alpha, "threshold": v} | test
-    own_share = own(*credits, m_a=len(train_a), **test, params=params | {"within": None})
-    near_own_share = own(*near, m_a=len(train_a), **test, params=params | {"within": v})
-
-    largest = largest_distance(rows_of(heldout, "heldout"), distance)
-    kl_own = divergence([(a_to_a, h_to_a), (b_to_b, h_to_b)], largest=largest, **test)
-    kl_placebo = divergence([(a_to_b, h_to_b), (b_to_a, h_to_a)], largest=largest, **test)
-    m = len(train_a) + len(train_b)
-    copies = near_share(
-        np.concatenate([a_to_a, b_to_b]),
-        np.concatenate([h_to_a, h_to_b]),
-        v,
-        placebo=np.concatenate([a_to_b, b_to_a]),
-        p_value=near_own_share.p_value,
-        n_train=m,
-        params=params,
-    )
-    both = {"n_gen": 2 * n, "n_train": m, "n_heldout": len(heldout), "per_sample": None}
-    return SplitResult(
-        own_share=own_share,
-        near_own_share=near_own_share,
-        kl_own=replace(kl_own, placebo=kl_placebo.value, params=kl_own.params | params, **both),
-        kl_placebo=replace(kl_placebo, params=kl_placebo.params | params, **both),
-        near_copies=replace(copies, ci=wilson(copies.value * n, n), **both),
-    )
+    _check_pairs(gen_a, gen_b)
+    return SplitComparison(train_a, train_b, heldout, distance, alpha)(gen_a, gen_b, permutations=permutations, seed=seed)
 
 
-def own(credit_a: Credit, credit_b: Credit, *, m_a: int, permutations: int, seed: int, params: dict[str, Any]) -> Result:
-    """The own share from both models' credit in one pool, whose first `m_a` rows are A's training set."""
-    a, b = credit_shares(credit_a), credit_shares(credit_b)
-    share_a, share_b = float(a[:m_a].sum()), float(b[m_a:].sum())
-    value = (share_a + share_b) / 2
-    # b sums to 1 over the pool, so the value is 1/2 + the sum over A's rows of (a - b) / 2: linear in the labels, with mean exactly 1/2
-    permuted = 0.5 + subset_sums((a - b) / 2, m_a, permutations, np.random.default_rng(seed))
-    null, p_value = upper_tail(value, permuted, mean=0.5, method="labels of train_a and train_b, both models at once")
-    n_a, n_b = len(credit_a.distances), len(credit_b.distances)
-    ci = (0.0, 1.0)
-    if n_a and n_b:
-        influence = np.concatenate([(1 - share_a) * a[:m_a] - share_b * b[:m_a], (1 - share_b) * b[m_a:] - share_a * a[m_a:]]) / 2
-        spread = math.sqrt(sum_of_squares(influence[:m_a]) + sum_of_squares(influence[m_a:]))
-        ci = (max(0.0, value - Z95 * spread), min(1.0, value + Z95 * spread))
-    return Result(
-        value,
-        ci=ci,
-        null=null,
-        p_value=p_value,
-        n_gen=n_a + n_b,
-        n_train=len(a),
-        params=params | {"share_a": share_a, "share_b": share_b},
-    )
+class SplitComparison:
+    """Two disjoint training sets and held-out rows, prepared and searched once; called with both models' samples, at every checkpoint
+    of a training for example. Arguments, result and errors are those of split_comparison.
+
+    heldout_distances (2, h): of the held-out rows to train_a and to train_b. threshold: v. largest: see nn_divergence.largest_distance.
+    """
+
+    def __init__(self, train_a: Any, train_b: Any, heldout: Any, distance: str | None = None, alpha: float = 0.01) -> None:
+        check_settings(alpha=alpha)
+        self.distance = check_sets(distance, train_a=train_a, train_b=train_b, heldout=heldout)
+        self.alpha = alpha
+        self.train_a, self.train_b = prepared(train_a, self.distance), prepared(train_b, self.distance)
+        self.pool = prepared(pooled(train_a, train_b), self.distance)
+        self.heldout_distances = np.stack([nearest_distances(heldout, train, self.distance) for train in (self.train_a, self.train_b)])
+        self.threshold = near_threshold(self.heldout_distances.ravel(), alpha)
+        self.largest = largest_distance(heldout, self.distance)
+
+    def __call__(self, gen_a: Any, gen_b: Any, *, permutations: int = 999, seed: int = 0) -> SplitResult:
+        check_settings(permutations=permutations)
+        check_sets(self.distance, train_a=self.train_a, gen_a=gen_a, gen_b=gen_b)
+        _check_pairs(gen_a, gen_b)
+        m_a, m, n, h = len(self.train_a), self.pool.prepared.n, len(gen_a), self.heldout_distances.shape[1]
+        to_a, to_b = (
+            np.stack([nearest_distances(gen, train, self.distance) for gen in (gen_a, gen_b)]) for train in (self.train_a, self.train_b)
+        )
+        to_own, to_other = np.stack([to_a[0], to_b[1]]), np.stack([to_b[0], to_a[1]])
+        test = {"permutations": permutations, "seed": seed}
+        params = {"distance": self.distance, "alpha": self.alpha, "threshold": self.threshold} | test
+        sizes = {"n_gen": 2 * n, "n_train": m, "n_heldout": h}
+
+        def compared(test_of: Callable[..., Result]) -> tuple[Result, Result]:
+            to_self, to_twin = test_of(self.pairs(to_own), **test), test_of(self.pairs(to_other, placebo=True), **test)
+            return (
+                replace(to_self, placebo=to_twin.value, per_sample=to_own, params=to_self.params | params, **sizes),
+                replace(to_twin, per_sample=to_other, params=to_twin.params | params, **sizes),
+            )
+
+        credits = [pool_credit(gen, self.pool, self.distance) for gen in (gen_a, gen_b)]
+        near = [
+            near_credit(gen, self.pool, self.distance, credit, self.threshold)
+            for gen, credit in zip((gen_a, gen_b), credits, strict=True)
+        ]
+        near_own_share = own(*near, self.pool, m_a=m_a, **test, params=params | {"within": self.threshold})
+        kl_own, kl_placebo = compared(partial(divergence, largest=self.largest))
+        auc_own, auc_placebo = compared(two_sample.auc)
+        copies = near_share(
+            to_own.ravel(),
+            self.heldout_distances.ravel(),
+            self.threshold,
+            placebo=to_other.ravel(),
+            p_value=near_own_share.p_value,
+            n_train=m,
+            params=params,
+        )
+        apart = paired_distances(to_numpy(rows_of(gen_a, "gen_a")), to_numpy(rows_of(gen_b, "gen_b")), distance=self.distance)
+        mean, spread = float(apart.mean()), Z95 * float(apart.std()) / math.sqrt(n)
+        return SplitResult(
+            own_share=own(*credits, self.pool, m_a=m_a, **test, params=params | {"within": None}),
+            near_own_share=near_own_share,
+            kl_own=kl_own,
+            kl_placebo=kl_placebo,
+            auc_own=auc_own,
+            auc_placebo=auc_placebo,
+            near_copies=replace(copies, ci=wilson(copies.value * n, n), per_sample=to_own, **sizes),
+            twin_distance=Result(mean, ci=(mean - spread, mean + spread), per_sample=apart, params=params, n_gen=2 * n, n_train=m),
+        )
+
+    def pairs(self, distances: np.ndarray, placebo: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What nn_divergence.divergence and divergence_curve take, one pair a model, from the per_sample (2, n) of a call's own numbers;
+        with `placebo` from that of its placebos."""
+        return list(zip(distances, self.heldout_distances[::-1] if placebo else self.heldout_distances, strict=True))
+
+
+def _check_pairs(gen_a: Any, gen_b: Any) -> None:
+    if len(gen_b) != len(gen_a):
+        raise ValueError(f"gen_b: want {len(gen_a)} rows as in gen_a (row i of both from the same noise), got {len(gen_b)}")

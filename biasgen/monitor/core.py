@@ -1,51 +1,69 @@
-"""BiasMonitor: called from any training loop, it samples the model and records how near the samples lie to the training set."""
-import inspect
+"""BiasMonitor: called from any training loop, it measures how a model leans on its training rows, and says when that began."""
 import json
-import random
+import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from biasgen._version import __version__
 from biasgen.data.training_set import TrainingSet
-from biasgen.metrics._sets import check_sets
-from biasgen.metrics.evaluate import one_model
-from biasgen.metrics.split_comparison import split_comparison
-from biasgen.results import SCHEMA, Record, Result, json_safe
+from biasgen.metrics._sets import check_sets, rows_of
+from biasgen.metrics.divergence_curve import divergence_curve
+from biasgen.monitor.evaluation import Denoiser, Evaluation, Sampler
+from biasgen.monitor.state import record_from_state, record_to_state
+from biasgen.ops.nearest_credit import nearest_credit
+from biasgen.results import SCHEMA, Onset, Record, Result, TurningPoint, json_safe
+from biasgen.statistics.detection import detect, permutations_needed
+from biasgen.statistics.power import Power, detectable, hubness
+from biasgen.statistics.turning_point import lowest
 
-Sampler = Callable[..., Any]
-"""sampler(model, n, *, seed, offset=0) -> (n, ...) rows like `train`: numbers offset..offset+n of one list that (model, seed) fixes. A
-sampler that takes generator= instead (a torch.Generator seeded with `seed`) is called once."""
+_FEWEST = 8     # evaluations below which "none" would say nothing
+_LOOKS = 25
 
 
 class BiasMonitor:
-    """Call monitor.step(step, model) in a training loop; at the steps named by `every` it draws samples, measures them against the training
-    and the held-out rows, and appends a line to `record`.
+    """Call monitor.step(step, model) in a training loop; at the steps named by `every` it measures the model against the training and the
+    held-out rows, and appends a line to `record`. `onset` says whether and when bias began.
 
-    It leaves training as it was: global generators of torch, NumPy and Python are put back, every module's train / eval mode too, and no
-    gradient is recorded.
+    With `sampler` it draws samples and compares their nearest neighbors. With `denoiser` and `schedule` it probes the denoiser itself
+    (biasgen.alignment): no sampling, one forward a probe row and noise level. Both may be given.
+
+    It leaves training as it was: global generators of torch, NumPy and Python are put back, every module's train / eval mode too, no
+    gradient is recorded, and autocast is off inside.
 
     Args:
         train: rows the model trains on: array, tensor or TrainingSet; prepared once.
         heldout: rows of the same law and preprocessing that it does not train on.
+        sampler: sampler(model, n, *, seed, offset=0) -> (n, ...) rows like `train`: numbers offset..offset+n of one list that (model, seed)
+            fixes. A sampler that takes generator= instead (a torch.Generator seeded with `seed`) is called once. Every evaluation and
+            both models use the same seed, hence the same noise.
+        denoiser: denoiser(model, x_t, level) -> x0_hat; see biasgen.diffusion.as_denoiser for other predictions.
+        schedule: names the noise levels of the probe.
         twin_train: training rows of a second model of the same architecture, disjoint from `train`. Then step takes twin=, and what is
-            measured is the split comparison, whose null is exactly 1/2.
-        sampler: see Sampler. Every evaluation and both models use the same seed, hence the same noise.
-        n_samples: samples an evaluation (and model).
+            measured is the comparison of both models, whose null is exactly 1/2 (own share).
+        n_samples: samples an evaluation (and model). probe_rows: held-out rows that the probe noises, at most half of them without a
+            twin. probe_t: noise level or levels of the probe; None: 3 T / 10. encode: see biasgen.alignment.
         every: evaluate at multiples of this step, or at these sorted steps.
-        seed: of the sampler and of the permutations.
-        record: path of the JSON lines; must not exist yet. Line 1 is {"schema", "biasgen", "params"}, then one object an evaluation.
+        looks: planned number of evaluations, over which alpha is spent; None: the number of steps in `every`, else 25.
+        alpha: bound on the chance that `onset` says "detected" without bias. tolerance: excess that is not called bias.
+        max_fraction: budget for everything the monitor does, as a share of the time spent on training. Evaluations beyond it are left out
+            (`skipped`), but never so many that fewer than 8 of the planned ones remain: then a RuntimeWarning says so.
+        seed: of samples, probe noise and permutations.
+        record: path of the JSON lines. Line 1 is {"schema", "biasgen", "params"}, then one object an evaluation; close() adds
+            {"onset": ...}. A file that exists must be this run's, and step() wants load_state_dict() first.
         distance: as in biasgen.train_affinity.
         metrics: function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) -> {name: Result}, added to the record.
         params: settings of the run, kept in line 1 of the record.
 
     Attributes:
-        history: list of Record. seconds: what the monitor has cost so far.
+        history: list of Record. skipped: steps left out by the budget. seconds: what the monitor has cost so far. watched: the statistics
+        that decide, the main one first.
     """
 
     def __init__(
@@ -53,111 +71,241 @@ class BiasMonitor:
         *,
         train: Any,
         heldout: Any,
-        sampler: Sampler,
+        sampler: Sampler | None = None,
+        denoiser: Denoiser | None = None,
+        schedule: Any = None,
         twin_train: Any = None,
         n_samples: int = 4000,
+        probe_rows: int = 1500,
+        probe_t: int | Sequence[int] | None = None,
+        encode: Callable[[Any], torch.Tensor] | None = None,
         every: int | Sequence[int] = 1000,
+        looks: int | None = None,
+        alpha: float = 0.05,
+        tolerance: float = 0.0,
+        max_fraction: float | None = None,
         seed: int = 0,
         record: str | Path | None = None,
         distance: str | None = None,
         metrics: Callable[..., dict[str, Result]] | None = None,
         params: dict[str, Any] | None = None,
     ) -> None:
-        if n_samples < 1:
-            raise ValueError(f"n_samples: want at least 1, got {n_samples}")
-        steps = [every] if isinstance(every, int) else list(every)
+        started = time.perf_counter()
+        if sampler is None and denoiser is None:
+            raise ValueError("sampler, denoiser: want at least one of them")
+        if (denoiser is None) != (schedule is None):
+            raise ValueError("denoiser, schedule: want both or neither")
+        for name, count in (("n_samples", n_samples), ("probe_rows", probe_rows), ("looks", 1 if looks is None else looks)):
+            if not isinstance(count, Integral) or count < 1:
+                raise ValueError(f"{name}: want a whole number of at least 1, got {count!r}")
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha: want a number in (0, 1), got {alpha!r}")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance: want an excess >= 0, got {tolerance!r}")
+        if max_fraction is not None and not max_fraction > 0:
+            raise ValueError(f"max_fraction: want a share of the training time > 0, got {max_fraction!r}")
+        steps = [every] if isinstance(every, Integral) else list(every)
         if not steps or min(steps) < 1 or steps != sorted(set(steps)):
             raise ValueError(f"every: want a positive number of steps, or increasing positive steps, got {every}")
-        self.train = _training_set(train, distance)
-        self.twin_train = None if twin_train is None else _training_set(twin_train, distance)
-        check_sets(distance, train=self.train, twin_train=self.twin_train, heldout=heldout)
-        self.heldout = heldout
+        if sampler is not None:
+            check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
+
         self.history: list[Record] = []
-        self.seconds = 0.0
-        self._sampler, self._n_samples, self._every, self._seed = sampler, n_samples, every, seed
-        self._metrics = metrics
+        self.skipped: list[int] = []
+        self._every = steps[0] if isinstance(every, Integral) else steps
+        self._looks = looks or (_LOOKS if isinstance(every, Integral) else len(steps))
+        self._alpha, self._tolerance, self._max_fraction = alpha, tolerance, max_fraction
+        sampled = ("train_affinity", "near_affinity") if twin_train is None else ("own_share", "near_own_share")
+        self.watched = (*(sampled if sampler is not None else ()), *(("alignment",) if denoiser is not None else ()))
+        self._evaluation = Evaluation(
+            train=train if sampler is None else _training_set(train, distance),
+            heldout=heldout,
+            twin_train=twin_train if sampler is None or twin_train is None else _training_set(twin_train, distance),
+            sampler=sampler,
+            denoiser=denoiser,
+            schedule=schedule,
+            probe_t=max(1, 3 * schedule.T // 10) if schedule is not None and probe_t is None else probe_t,
+            probe_rows=probe_rows,
+            encode=encode,
+            n_samples=n_samples,
+            distance=distance,
+            metrics=metrics,
+            permutations=permutations_needed(alpha / (len(self.watched) * self._looks)),
+            seed=seed,
+        )
+        self._settings = {
+            "every": self._every,
+            "looks": self._looks,
+            "alpha": alpha,
+            "tolerance": tolerance,
+            "watched": list(self.watched),
+            "n_samples": None if sampler is None else n_samples,
+            "probe_t": self._evaluation.probe_t,
+            "seed": seed,
+            "distance": None if sampler is None else self._evaluation.train.distance,
+            "n_train": len(train),
+            "n_heldout": len(heldout),
+            "twin": twin_train is not None,
+        }
+        self._header = json_safe({"schema": SCHEMA, "biasgen": __version__, "params": self._settings | (params or {})})
         self._record = None if record is None else Path(record)
-        if self._record is not None:
-            if self._record.exists():
-                raise ValueError(f"record: {self._record} exists; name another file or remove it")
+        self._waits_for_state = self._record is not None and self._record.exists()
+        if self._waits_for_state and not _begins_with(self._record, self._header):
+            raise ValueError(f"record: {self._record} exists and is not of this run; name another file or remove it")
+        self._evaluation.prepare()
+        if self._record is not None and not self._waits_for_state:
             self._record.parent.mkdir(parents=True, exist_ok=True)
-            settings = {
-                "n_samples": n_samples,
-                "every": every if isinstance(every, int) else steps,
-                "seed": seed,
-                "distance": self.train.distance,
-                "n_train": len(self.train),
-                "n_heldout": len(heldout),
-                "twin": twin_train is not None,
-            }
-            self._write({"schema": SCHEMA, "biasgen": __version__, "params": settings | (params or {})})
+            self._rewrite()
+        self.seconds = time.perf_counter() - started
+        self._started = started
 
     def due(self, step: int) -> bool:
-        """Will step(step, ...) evaluate?"""
-        return step >= 1 and (step % self._every == 0 if isinstance(self._every, int) else step in self._every)
+        """Is `step` one of those at which step(step, ...) evaluates, budget permitting?"""
+        return step >= 1 and (step % self._every == 0 if isinstance(self._every, Integral) else step in self._every)
 
     def step(self, step: int, model: Any, twin: Any = None, **scalars: float) -> Record | None:
-        """Evaluate if `step` is due. model, twin: what the sampler takes. scalars: losses and the like, recorded as given."""
-        if (twin is None) != (self.twin_train is None):
+        """Evaluate if `step` is due. model, twin: what sampler and denoiser take. scalars: losses and the like, recorded as given."""
+        if (twin is None) != (self._evaluation.twin_train is None):
             raise ValueError("twin: goes together with twin_train=; one of the two is missing")
+        if self._waits_for_state:
+            raise ValueError(f"record: {self._record} exists; continue its run by load_state_dict(), or name another file")
         if not self.due(step):
             return None
+        if not self._affordable():
+            self.skipped.append(step)
+            return None
         started = time.perf_counter()
-        gen = self._sample(model)
-        sets = {"gen": gen, "train": self.train, "heldout": self.heldout}
-        if twin is None:
-            metrics = one_model(**sets, seed=self._seed)
-        else:
-            twins = {"twin_gen": self._sample(twin), "twin_train": self.twin_train}
-            metrics = split_comparison(
-                gen_a=gen, gen_b=twins["twin_gen"], train_a=self.train, train_b=self.twin_train, heldout=self.heldout, seed=self._seed
-            ).as_dict()
-            sets |= twins
-        if self._metrics is not None:
-            metrics |= self._metrics(**sets)
+        metrics = self._evaluation(model, twin)
         seconds = time.perf_counter() - started
         record = Record(step, seconds, {name: float(value) for name, value in scalars.items()}, metrics)
         self.seconds += seconds
         self.history.append(record)
         if self._record is not None:
-            self._write(record.as_dict())
+            _append(self._record, record.as_dict())
         return record
 
-    def _sample(self, model: Any) -> Any:
-        with _untouched(model):
-            if "generator" in inspect.signature(self._sampler).parameters:
-                rows = self._sampler(model, self._n_samples, generator=torch.Generator().manual_seed(self._seed))
-            else:
-                rows = self._sampler(model, self._n_samples, seed=self._seed, offset=0)
-        if len(rows) != self._n_samples:
-            raise ValueError(f"sampler: asked for {self._n_samples} rows, got {len(rows)}")
-        return rows
+    @property
+    def onset(self) -> Onset:
+        """Bias from the first of two consecutive evaluations at which one of `watched` is beyond its null at level
+        alpha / (number watched x looks); see biasgen.statistics.detection.detect."""
+        history = [(record.step, record.metrics) for record in self.history]
+        return detect(history, statistics=self.watched, looks=self._looks, alpha=self._alpha, tolerance=self._tolerance)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        with self._record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(json_safe(line), allow_nan=False) + "\n")
+    @property
+    def turning_point(self) -> TurningPoint | None:
+        """Where the NN divergence (with a twin: kl_own) is lowest, its interval from redrawing samples and held-out rows jointly over the
+        evaluations. It mixes quality with bias: read it beside `onset`. None without a sampler or before the second evaluation."""
+        if self._evaluation.sampler is None or len(self.history) < 2:
+            return None
+        name = "nn_divergence" if self._evaluation.twin_train is None else "kl_own"
+        results = [record.metrics[name] for record in self.history]
+        comparison = self._evaluation.comparison
+        pairs = [comparison.pairs(result.per_sample) for result in results]
+        curve, redrawn = divergence_curve(pairs, largest=comparison.largest, seed=self._evaluation.seed)
+        return lowest([record.step for record in self.history], curve, redrawn, null_q95=[result.null.q95 for result in results])
+
+    @property
+    def power(self) -> Power | None:
+        """The smallest bias that the planned evaluations will see; print its sentence() before a run. None without a sampler."""
+        if self._evaluation.sampler is None:
+            return None
+        train, twin = self._evaluation.train, self._evaluation.twin_train
+        return detectable(
+            n=self._evaluation.n_samples,
+            m=len(train),
+            h=len(self.heldout if twin is None else twin),
+            looks=self._looks,
+            statistics=len(self.watched),
+            alpha=self._alpha,
+            hubness=max(1.0, hubness(nearest_credit(rows_of(self.heldout, "heldout"), train))),
+        )
+
+    @property
+    def fraction(self) -> float:
+        """What the monitor has cost so far, as a share of the time spent on training."""
+        return self.seconds / (time.perf_counter() - self._started - self.seconds)
+
+    @property
+    def heldout(self) -> Any:
+        """The held-out rows of every evaluation."""
+        return self._evaluation.heldout
+
+    def evaluate(self, model: Any, twin: Any = None, *, heldout: Any) -> dict[str, Result]:
+        """The same measurement against other held-out rows and on other noise (the next seed); not recorded."""
+        return self._evaluation.against(heldout, seed=self._evaluation.seed + 1)(model, twin)
+
+    def close(self) -> None:
+        """End the record with the line {"onset": ...}. Nothing else depends on it."""
+        if self._record is not None and not self._waits_for_state:
+            _append(self._record, {"onset": self.onset.as_dict()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training checkpoint must hold to continue: plain containers and tensors (torch.load with weights_only=True reads them)."""
+        return {
+            "schema": SCHEMA,
+            "settings": json_safe(self._settings),
+            "history": [record_to_state(record) for record in self.history],
+            "skipped": list(self.skipped),
+            "seconds": self.seconds,
+            "elapsed": time.perf_counter() - self._started,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from state_dict(). The record is rewritten to what the state knows: lines of evaluations after it are dropped, since
+        they will be made again. ValueError when the state belongs to other settings or sizes."""
+        if state.get("schema") != SCHEMA:
+            raise ValueError(f"state: want schema {SCHEMA}, got {state.get('schema')!r}")
+        settings = json_safe(self._settings)
+        for name, value in settings.items():
+            if state["settings"].get(name) != value:
+                raise ValueError(f"state: was saved with {name} = {state['settings'].get(name)!r}, this monitor has {value!r}")
+        self.history = [record_from_state(record) for record in state["history"]]
+        self.skipped = list(state["skipped"])
+        self.seconds += state["seconds"]
+        self._started -= state["elapsed"]
+        self._waits_for_state = False
+        if self._record is not None:
+            self._rewrite()
+
+    def _affordable(self) -> bool:
+        """Is one more evaluation within the budget, or needed to reach the fewest over the plan?"""
+        if self._max_fraction is None:
+            return True
+        next_cost = self.history[-1].seconds if self.history else 0.0
+        if self.seconds + next_cost <= self._max_fraction * (time.perf_counter() - self._started - self.seconds):
+            return True
+        due = len(self.history) + len(self.skipped) + 1
+        fewest = min(_FEWEST, self._looks)
+        if len(self.history) >= min(fewest, math.floor(fewest * due / self._looks)):
+            return False
+        warnings.warn(
+            f"max_fraction: {self._max_fraction:g} does not pay for {fewest} evaluations; they are made all the same, and the monitor has "
+            f"taken {self.fraction:.1%} of the training time so far",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return True
+
+    def _rewrite(self) -> None:
+        part = self._record.with_name(self._record.name + ".part")
+        part.unlink(missing_ok=True)
+        for line in (self._header, *(record.as_dict() for record in self.history)):
+            _append(part, line)
+        os.replace(part, self._record)
 
 
 def _training_set(rows: Any, distance: str | None) -> TrainingSet:
-    return rows if isinstance(rows, TrainingSet) else TrainingSet(rows, distance)
+    return rows if isinstance(rows, TrainingSet) else TrainingSet(rows_of(rows, "rows"), distance)
 
 
-@contextmanager
-def _untouched(model: Any) -> Iterator[None]:
-    """Eval mode and no gradients inside; every module's mode and the global generators as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
+def _begins_with(path: Path, header: dict[str, Any]) -> bool:
+    with path.open(encoding="utf-8") as file:
+        try:
+            return json.loads(file.readline()) == header
+        except ValueError:
+            return False
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(json_safe(line), allow_nan=False) + "\n")

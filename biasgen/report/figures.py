@@ -12,10 +12,10 @@ _OWN, _PLACEBO, _HELDOUT, _TRAIN, _EXCESS = "#c0392b", "#2471a3", "#555555", "#b
 
 
 def draw_curves(evaluations: list[dict[str, Any]], path: str | Path) -> None:
-    """Losses and excess above, own share and NN divergence with its placebo below; minima are marked."""
+    """Losses, excess and variance share above; own share, alignment and NN divergence with its placebo below; minima are marked."""
     steps = [e["step"] for e in evaluations]
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
-    loss, excess, share, divergence = axes.flat
+    figure, axes = plt.subplots(2, 3, figsize=(15, 7), sharex=True, layout="constrained")
+    loss, excess, variance, share, probe, divergence = axes.flat
 
     for name, label, color in (("train_loss", "training rows", _TRAIN), ("heldout_loss", "held-out rows", _HELDOUT)):
         _curve(loss, steps, [e["scalars"][name] for e in evaluations], label, color, minimum=name == "heldout_loss")
@@ -24,17 +24,27 @@ def draw_curves(evaluations: list[dict[str, Any]], path: str | Path) -> None:
     _curve(excess, steps, [e["scalars"]["excess_kl"] for e in evaluations], "KL(exact || model)", _EXCESS, minimum=True)
     excess.set(title="excess over the optimum, held-out rows", ylabel="nats per token")
 
-    results = [e["metrics"]["own_share"] for e in evaluations]
-    share.fill_between(steps, [r["ci"][0] for r in results], [r["ci"][1] for r in results], color=_OWN, alpha=0.18, lw=0)
-    _curve(share, steps, [r["value"] for r in results], "nearest row is the model's own", _OWN)
-    share.axhline(0.5, color="black", lw=1, ls=":", label="no bias: 1/2")
+    _curve(variance, steps, [e["scalars"]["variance_share"] for e in evaluations], "differs between the models", _EXCESS)
+    variance.set(title="variance share of the squared excess", ylabel="share")
+
+    for axis, name, label, null in (
+        (share, "own_share", "nearest row is the model's own", 0.5),
+        (probe, "alignment", "denoiser leans to its own rows", 0.0),
+    ):
+        results = [e["metrics"][name] for e in evaluations]
+        axis.fill_between(steps, [r["ci"][0] for r in results], [r["ci"][1] for r in results], color=_OWN, alpha=0.18, lw=0)
+        _curve(axis, steps, [r["value"] for r in results], label, _OWN)
+        axis.axhline(null, color="black", lw=1, ls=":", label=f"no bias: {null:g}")
     share.set(title="own share, 95 % interval", ylabel="share of samples")
+    probe.set(title="alignment, 95 % interval (no sampling)", ylabel="1: memorized")
 
     own, placebo = ([e["metrics"][name] for e in evaluations] for name in ("kl_own", "kl_placebo"))
     _curve(divergence, steps, [r["value"] for r in own], "own training set", _OWN, minimum=True)
     _curve(divergence, steps, [r["value"] for r in placebo], "placebo: the other set", _PLACEBO)
     divergence.fill_between(steps, 0, [r["null"]["q95"] for r in own], color="black", alpha=0.1, lw=0, label="null, 95 %")
-    divergence.set(title="NN divergence", ylabel="nats", yscale="symlog" if max(r["value"] for r in own) > 0.1 else "linear")
+    divergence.set(title="NN divergence", ylabel="nats")
+    if max(r["value"] for r in own) > 0.1:
+        divergence.set_yscale("symlog", linthresh=0.02)     # an early value would flatten the rest
     divergence.set_ylim(bottom=0)
 
     for axis in axes.flat:

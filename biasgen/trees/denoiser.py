@@ -1,17 +1,41 @@
 """The exact denoiser of a tree grammar: the optimum that any network can at best reach."""
-import torch
+import math
+from typing import Any
 
+import numpy as np
+
+from biasgen.diffusion.denoisers import prediction_of
+from biasgen.diffusion.process import per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.trees.grammar import TreeGrammar
 
 
 class TreeDenoiser:
     """denoiser(x_t, level) -> E[x_0 | x_t]: (B, L, Q) float32 probabilities of the leaves given noised one-hot rows, by exact belief
-    propagation in the field scale / sigma**2 * x_t. Never NaN: a noised row is evidence with full support.
+    propagation in the field scale / sigma**2 * x_t. Never NaN: a noised row is evidence with full support. Arrays or tensors.
     """
 
     def __init__(self, grammar: TreeGrammar) -> None:
         self.grammar = grammar
 
-    def __call__(self, x_t: torch.Tensor, level: Level) -> torch.Tensor:
+    def __call__(self, x_t: Any, level: Level) -> Any:
         return self.grammar.posterior(self.grammar.field(x_t, level)).marginals
+
+    def log_density(self, x_t: Any, level: Level) -> Any:
+        """(B,) float64 log p(x_t), nats: of noised sequences, with respect to Lebesgue measure. Error 1e-5 + 1e-7 |log_z|, where log_z is
+        the log-evidence of -|x_t - scale x_0|^2 / (2 sigma^2): about -L Q / 2 for rows of that level.
+        """
+        field = self.grammar.field(x_t, level)
+        x = _double(x_t)
+        scale, variance = per_row(level.scale, x), per_row(np.square(level.sigma), x)
+        # The rest of the square goes into the field, leaf by leaf: log_z is promised to a share of its size, which then stays small.
+        log_z = self.grammar.posterior(field - ((x * x).sum(-1)[..., None] + scale**2) / (2 * variance)).log_z
+        return log_z - self.grammar.length * self.grammar.q * per_row(np.log(2 * math.pi * np.square(level.sigma)), log_z) / 2
+
+    def score(self, x_t: Any, level: Level) -> Any:
+        """Gradient of log_density by x_t, (B, L, Q) float64: (scale x0_hat - x_t) / sigma**2 (Tweedie). x0_hat carries a relative 1e-5."""
+        return prediction_of(self(x_t, level), _double(x_t), level, "score")
+
+
+def _double(x_t: Any) -> Any:
+    return x_t.astype(np.float64) if isinstance(x_t, np.ndarray) else x_t.double()

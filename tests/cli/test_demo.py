@@ -30,7 +30,7 @@ def plain(tmp_path_factory):
 
 def test_record(plain):
     out, _ = plain
-    header, evaluations = read_record(out / "record.jsonl")
+    header, evaluations, onset = read_record(out / "record.jsonl")
     assert header["params"]["scale"] == "tiny"
     assert header["params"]["control"] is None
     assert len(evaluations) >= 8
@@ -41,8 +41,13 @@ def test_record(plain):
         low, high = e["metrics"]["own_share"]["ci"]
         assert low < e["metrics"]["own_share"]["value"] < high
         assert sum(e["metrics"]["kl_own"]["params"]["gen_counts"]) == 2 * header["params"]["n_samples"]
+        assert "alignment" in e["metrics"]
     losses = [e["scalars"]["heldout_loss"] for e in evaluations]
     assert losses[-1] < losses[0]
+    assert set(onset) == {"status", "step", "interval", "statistic", "alpha", "looks"}
+    assert onset["status"] in ("none", "detected")
+    assert onset["looks"] == len(evaluations)
+    assert json.loads((out / "record.jsonl").read_text().splitlines()[-1]) == {"onset": onset}
 
 
 def test_pictures(plain):
@@ -54,10 +59,11 @@ def test_pictures(plain):
 
 def test_table_and_verdict(plain):
     out, stdout = plain
-    _, evaluations = read_record(out / "record.jsonl")
+    _, evaluations, onset = read_record(out / "record.jsonl")
     lines = stdout.splitlines()
     assert [int(line.split()[0]) for line in lines if line.strip()[:1].isdigit()] == [e["step"] for e in evaluations]
-    assert any(line.startswith(("Bias towards the training set from step", "No bias detected")) for line in lines)
+    verdict = f"Bias towards the training set from step {onset['step']} on" if onset["status"] == "detected" else "No bias detected"
+    assert any(line.startswith(verdict) for line in lines)
 
 
 def test_same_seed_same_record(plain, tmp_path):
@@ -71,13 +77,14 @@ def test_control_fresh_reports_none(tmp_path):
     result = demo(tmp_path, "--control", "fresh")
     assert result.returncode == 0, result.stderr
     assert "No bias detected" in result.stdout
+    assert read_record(tmp_path / "record.jsonl")[2]["status"] == "none"
 
 
 def test_control_copies_reports_them(tmp_path):
     result = demo(tmp_path, "--control", "copies", "--seed", "1")
     assert result.returncode == 0, result.stderr
     assert "Bias towards the training set from step" in result.stdout
-    _, evaluations = read_record(tmp_path / "record.jsonl")
+    _, evaluations, _ = read_record(tmp_path / "record.jsonl")
     assert all(e["metrics"]["exact_copies"]["value"] >= 0.03 for e in evaluations)
 
 
@@ -101,7 +108,9 @@ def test_interrupt_keeps_what_is_done(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "interrupted after" in stdout
-    assert len(read_record(record)[1]) >= 2
+    _, evaluations, onset = read_record(record)
+    assert 2 <= len(evaluations) < 8
+    assert onset["status"] in ("inconclusive", "detected")
     assert (tmp_path / "curves.png").exists()
 
 

@@ -1,8 +1,5 @@
 """`biasgen eval` on real images with planted near-copies, on tokens, and with bad input."""
 import json
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +7,18 @@ from sklearn.datasets import load_digits
 
 from biasgen import TreeGrammar
 
-COMMAND = str(Path(sysconfig.get_path("scripts")) / "biasgen")
 
+@pytest.fixture
+def evaluate(command):
+    """`biasgen eval` on these sets, saved as .npy (None: not saved). (status, stdout, stderr)"""
 
-def evaluate(folder, *options, **sets):
-    arguments = []
-    for name, rows in sets.items():
-        path = folder / f"{name}.npy"
-        if rows is not None:
-            np.save(path, rows)
-        arguments += [f"--{name}", path]
-    return subprocess.run([COMMAND, "eval", *arguments, *options], capture_output=True, text=True, timeout=120)
+    def run(*options, **sets):
+        for name, rows in sets.items():
+            if rows is not None:
+                np.save(f"{name}.npy", rows)
+        return command("eval", *(f"--{name}={name}.npy" for name in sets), *options)
+
+    return run
 
 
 def digits(planted):
@@ -32,13 +30,14 @@ def digits(planted):
     return {"train": train, "gen": gen, "heldout": heldout}
 
 
-def test_planted_copies_are_found(tmp_path):
+def test_planted_copies_are_found(evaluate, tmp_path):
     sets = digits(planted=18)   # 3 %
-    result = evaluate(tmp_path, "--json", tmp_path / "out.json", **sets)
-    assert result.returncode == 0, result.stderr
+    status, out, err = evaluate("--json", "out.json", **sets)
+    assert (status, err) == (0, "written: out.json\n")
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["schema"] == 1
-    assert report["sets"]["train"] == {"n": 599, "distinct": 599, "dtype": "uint8", "sha256": report["sets"]["train"]["sha256"]}
+    train = report["sets"]["train"]
+    assert [train[name] for name in ("n", "distinct", "dtype", "low", "high")] == [599, 599, "uint8", 0, 16]
     assert len(report["sets"]["gen"]["sha256"]) == 64
     assert report["params"]["distance"] == "sqeuclidean"
     copies = report["metrics"]["near_copies"]
@@ -46,21 +45,37 @@ def test_planted_copies_are_found(tmp_path):
     assert copies["p_value"] < 0.01
     assert report["metrics"]["near_affinity"]["p_value"] < 0.01
     for name in report["metrics"]:
-        assert name in result.stdout
+        assert name in out
+    p = report["self_tests"]["heldout_affinity"]["p_value"]
+    assert out.splitlines()[-1] == f"self-test (train against held-out): passed, p = {p:.4f} (heldout_affinity)"
 
 
-def test_no_planted_copies_are_not_found(tmp_path):
-    result = evaluate(tmp_path, "--json", "-", **digits(planted=0))
-    assert result.returncode == 0, result.stderr
-    metrics = json.loads(result.stdout)["metrics"]
+def test_no_planted_copies_are_not_found(evaluate):
+    status, out, err = evaluate("--json", "-", **digits(planted=0))
+    assert (status, err) == (0, "")
+    metrics = json.loads(out)["metrics"]
     assert all(metrics[name]["p_value"] > 0.01 for name in ("train_affinity", "near_affinity", "near_copies", "nn_divergence"))
 
 
-def test_tokens(tmp_path):
+def test_held_out_rows_of_another_pipeline(evaluate, tmp_path):
+    sets = digits(0)
+    sets["heldout"] = np.roll(sets["heldout"], 1, axis=2)
+    status, out, _ = evaluate("--alpha", "0.05", "--json", "out.json", **sets)
+    assert status == 1
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["params"]["alpha"] == 0.05
+    assert out.splitlines()[-1] == report["warnings"][0]
+    status, out, err = evaluate("--json", "-", **sets)
+    assert status == 1
+    assert json.loads(out)["warnings"] == report["warnings"]
+    assert err == f"biasgen eval: {report['warnings'][0]}\n"
+
+
+def test_tokens(evaluate):
     rows = TreeGrammar.random().sample(900)
-    result = evaluate(tmp_path, train=rows[:300], gen=rows[300:600], heldout=rows[600:])
-    assert result.returncode == 0, result.stderr
-    assert "hamming" in result.stdout
+    status, out, err = evaluate(train=rows[:300], gen=rows[300:600], heldout=rows[600:])
+    assert (status, err) == (0, "")
+    assert "hamming" in out
 
 
 @pytest.mark.parametrize(
@@ -68,20 +83,20 @@ def test_tokens(tmp_path):
     [
         ({"gen": np.zeros((5, 8, 8), np.float32)}, "gen: "),
         ({"gen": np.zeros((5, 7, 8), np.uint8)}, "gen: "),
+        ({"gen": np.ones((5, 8, 8), np.uint8)}, "gen: want values on the scale of train, 0 .. 16, got 1 .. 1: all within 0 .. 1"),
         ({"heldout": np.zeros((0, 8, 8), np.uint8)}, "heldout: "),
         ({"train": None}, "train: no file"),
         ({"gen": np.array([{}], object)}, "gen: cannot read"),
     ],
 )
-def test_bad_sets(tmp_path, change, message):
-    result = evaluate(tmp_path, **(digits(0) | change))
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""
+def test_bad_sets(evaluate, change, message):
+    status, out, err = evaluate(**(digits(0) | change))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"biasgen eval: {message}")
+    assert err.count("\n") == 1
 
 
-def test_bad_distance(tmp_path):
-    result = evaluate(tmp_path, "--distance", "l2", **digits(0))
-    assert result.returncode == 2
-    assert "say 'sqeuclidean'" in result.stderr
+def test_bad_distance(evaluate):
+    status, _, err = evaluate("--distance", "l2", **digits(0))
+    assert status == 2
+    assert "say 'sqeuclidean'" in err

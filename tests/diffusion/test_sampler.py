@@ -28,6 +28,21 @@ def test_exact_denoiser_gives_the_law_of_the_data():
     assert GRAMMAR.log_prob(tokens[GRAMMAR.is_grammatical(tokens)]).mean() == pytest.approx(-entropy, abs=0.25)
 
 
+@pytest.mark.parametrize("schedule", [Schedule.flow(500), Schedule.edm(500)], ids=["flow", "edm"])
+def test_every_kind_of_schedule_gives_the_law_of_the_data(schedule):
+    tokens = sample_tokens(EXACT, schedule, 500, shape=(16, 6), steps=250, seed=3).numpy()
+    allowed = GRAMMAR.is_grammatical(tokens)
+    assert allowed.mean() > 0.99
+    assert GRAMMAR.log_prob(tokens[allowed]).mean() == pytest.approx(-17.5765, abs=0.5)
+
+
+@pytest.mark.parametrize(("schedule", "spread"), [(SCHEDULE, 1), (Schedule.flow(9), 1), (Schedule.edm(9), 80)])
+def test_it_starts_from_noise_as_wide_as_noised_data(schedule, spread):
+    seen = []
+    sample_tokens(lambda x, level: seen.append(x) or x, schedule, 1000, shape=(16, 6), steps=1, batch_size=1000)
+    assert seen[0].std().item() == pytest.approx(spread, rel=0.01)
+
+
 def test_uturn_stays_near_its_start_and_reaches_the_law():
     rows = GRAMMAR.sample(500, seed=1)
     overlap = [

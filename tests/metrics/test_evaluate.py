@@ -1,13 +1,15 @@
-"""evaluate: the same numbers as the metrics one by one, strict JSON, a table that lines up."""
+"""evaluate: the same numbers as the metrics one by one, the checks of the sets, strict JSON, a table that lines up."""
 import hashlib
 import json
 
 import numpy as np
 import pytest
 
+from biasgen.data.hygiene import ContentDisjoint
 from biasgen.metrics.evaluate import evaluate
 from biasgen.metrics.near_copies import near_copies
 from biasgen.metrics.nn_divergence import nn_divergence
+from biasgen.metrics.self_test import self_test
 from biasgen.metrics.train_affinity import train_affinity
 from biasgen.results import Record, Result, json_safe
 
@@ -38,7 +40,7 @@ def test_numbers_are_those_of_the_metrics(sets, report):
         expected["near_affinity"] = train_affinity(**sets, within=copies.params["threshold"], **settings)
     for name, result in expected.items():
         assert report.metrics[name].as_dict() == result.as_dict()
-    assert list(report.metrics) == ["train_affinity", "near_affinity", "near_copies", "nn_divergence"]
+    assert list(report.metrics) == ["train_affinity", "near_affinity", "near_copies", "nn_divergence", "nn_auc"]
 
 
 def test_near_affinity_is_evaluated_at_the_threshold(sets):
@@ -52,16 +54,22 @@ def test_near_affinity_is_evaluated_at_the_threshold(sets):
 
 def test_json_is_strict_and_complete(sets, report):
     record = json.loads(report.to_json(), parse_constant=pytest.fail)
-    assert list(record) == ["schema", "params", "sets", "metrics"]
+    assert list(record) == ["schema", "params", "sets", "metrics", "self_tests", "warnings"]
     assert record["schema"] == 1
     assert record["sets"]["train"] == {
         "n": 100,
         "distinct": len(np.unique(sets["train"], axis=0)),
         "dtype": "int8",
+        "low": 0,
+        "high": 2,
+        "mean": pytest.approx(sets["train"].mean()),
         "sha256": hashlib.sha256(sets["train"].tobytes()).hexdigest(),
     }
     assert record["metrics"]["train_affinity"]["null"]["mean"] == pytest.approx(1 / 3)
     assert record["params"]["seed"] == 3
+    assert record["warnings"] == []
+    tests = self_test(train=sets["train"], heldout=sets["heldout"], seed=3)
+    assert record["self_tests"] == {name: test.as_dict() for name, test in tests.items()}
 
 
 def test_hash_does_not_depend_on_the_memory_layout(sets):
@@ -70,9 +78,48 @@ def test_hash_does_not_depend_on_the_memory_layout(sets):
 
 
 def test_table_lines_up(report):
-    lines = report.table().splitlines()
+    lines = report.table().splitlines()[:-1]
     assert len({len(line) for line in lines}) == 1
-    assert [line.split()[0] for line in lines] == ["metric", "train_affinity", "near_affinity", "near_copies", "nn_divergence"]
+    assert [line.split()[0] for line in lines] == ["metric", "train_affinity", "near_affinity", "near_copies", "nn_divergence", "nn_auc"]
+
+
+def test_table_ends_with_the_self_test(report):
+    affinity, shared = (report.self_tests[name].p_value for name in ("heldout_affinity", "shared_rows"))
+    expected = f"self-test (train against held-out): passed, p = {affinity:.4f} (heldout_affinity), p = {shared:.4f} (shared_rows)"
+    assert report.table().splitlines()[-1] == expected
+    rows = np.zeros((1, 8), np.int8)
+    single = evaluate(gen=rows, train=rows + 1, heldout=rows + 2, permutations=1)
+    assert single.table().splitlines()[-1] == "self-test (train against held-out): not run, too few held-out rows"
+
+
+def test_held_out_rows_of_another_pipeline_are_told(sets):
+    report = evaluate(**sets | {"heldout": sets["heldout"] + 4}, permutations=19)
+    [warning] = report.warnings
+    assert warning.startswith("self-test (train against held-out) failed")
+    assert "held-out rows are nearer to each other than to training rows" in warning
+    assert report.table().splitlines()[-1] == warning
+    assert json.loads(report.to_json())["warnings"] == [warning]
+
+
+def test_alpha_is_that_of_near_copies(sets):
+    report = evaluate(**sets, alpha=0.3, permutations=19)
+    assert report.params["alpha"] == 0.3
+    assert report.metrics["near_copies"].as_dict() == near_copies(**sets, alpha=0.3, permutations=19).as_dict()
+    with pytest.raises(ValueError, match=r"^alpha: want a share in \(0, 1\), got 1$"):
+        evaluate(**sets, alpha=1)
+
+
+def test_sets_on_another_scale_are_refused_unless_they_are_symbols():
+    images = np.random.default_rng(0).integers(0, 256, (60, 5)).astype(np.uint8)
+    scaled = {"gen": images[:20] // 255, "train": images[20:40], "heldout": images[40:]}
+    with pytest.raises(ValueError, match=r"^gen: want values on the scale of train, .*: all within 0 \.\. 1$"):
+        evaluate(**scaled)
+    assert evaluate(**scaled, distance="hamming", permutations=1).params["distance"] == "hamming"
+
+
+def test_rows_filtered_by_content_are_refused(sets):
+    with pytest.raises(ValueError, match=r"^heldout: filtered by content"):
+        evaluate(**sets | {"heldout": ContentDisjoint(sets["heldout"])})
 
 
 def test_json_safe_replaces_what_json_does_not_have():

@@ -1,10 +1,10 @@
-"""Excess over the exact denoiser: SciPy's entropy, zeros, a variance decomposition that is known."""
+"""Excess over the exact denoiser: SciPy's entropy, zeros, clusters."""
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
-from biasgen.metrics.excess import excess_kl, variance_share
+from biasgen.metrics.excess import excess, excess_kl
 
 
 def tables(seed: int) -> torch.Tensor:
@@ -29,13 +29,24 @@ def test_single_precision_is_summed_in_double():
     assert torch.equal(excess_kl(exact, model), excess_kl(exact.double(), model.double()))
 
 
-def test_variance_share_extremes():
-    exact = tables(0)
-    bias = 0.01 * torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert variance_share(exact + bias, exact + bias, exact) == 0
-    assert variance_share(exact + bias, exact - bias, exact) == pytest.approx(2)     # a sample may exceed 1
-    independent = [exact + 0.01 * torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (1, 2)]
-    assert variance_share(*independent, exact) == pytest.approx(1, abs=0.3)
+def test_excess_is_the_mean_over_rows_and_models():
+    exact, one, two = tables(0), tables(1).log(), tables(2).log()
+    result = excess(exact, one, two)
+    rows = (excess_kl(exact, one) + excess_kl(exact, two)).numpy() / 2
+    np.testing.assert_allclose(result.per_sample, rows, rtol=1e-12)
+    assert result.value == pytest.approx(rows.mean())
+    assert result.ci[0] < result.value < result.ci[1]
+    assert result.params["models"] == 2
+    assert excess(exact, one).value == pytest.approx(float(excess_kl(exact, one).mean()))
+
+
+def test_rows_of_one_sequence_are_one():
+    exact, model = tables(0), tables(1).log()
+    repeated = excess(exact.repeat_interleave(6, 0), model.repeat_interleave(6, 0), clusters=np.repeat(np.arange(5), 6))
+    assert repeated.ci == pytest.approx(excess(exact, model).ci)
+    assert len(repeated.per_sample) == 30
+    with pytest.raises(TypeError, match=r"^models: want at least one"):
+        excess(exact)
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 5)])

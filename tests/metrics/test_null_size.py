@@ -1,6 +1,6 @@
 """The size of the decision rules: unbiased samples of the paper's grammar are not called biased too often.
 
-100 draws of a rule at 5 % give 12 rejections or more with probability 0.4 %; docs/null_study.md has 1000 draws.
+100 draws of a rule at 5 % give 12 rejections or more with probability 0.4 %; docs/studies/null.md has 1000 draws.
 """
 from collections import Counter
 

@@ -2,8 +2,13 @@
 import numpy as np
 import pytest
 
-from biasgen.metrics.nn_divergence import nn_divergence
-from biasgen.metrics.split_comparison import split_comparison
+from biasgen import TrainingSet, nn_auc, nn_divergence
+from biasgen.metrics import split_comparison as module
+from biasgen.metrics._sets import pool_credit, pooled, prepared
+from biasgen.metrics.divergence_curve import divergence_curve
+from biasgen.metrics.own_share import own
+from biasgen.metrics.split_comparison import SplitComparison, split_comparison
+from biasgen.oracle import knn as oracle
 
 
 def rows(*texts: str) -> np.ndarray:
@@ -86,18 +91,80 @@ def test_copies_on_one_side_are_seen_by_every_own_number():
     assert result.near_own_share.p_value == 0.001
     assert result.kl_own.p_value == 0.001
     assert result.kl_own.value > result.kl_own.placebo == result.kl_placebo.value
+    assert result.auc_own.p_value < 0.05
+    assert result.auc_own.value > 0.5
+    assert result.auc_own.value > result.auc_own.placebo == result.auc_placebo.value
     assert result.near_copies.value > 0.04 > result.near_copies.placebo
     assert result.near_copies.p_value == result.near_own_share.p_value
     assert result.near_copies.heldout <= 0.01
 
 
-def test_kl_is_the_mean_of_both_models():
+def test_kl_and_auc_are_the_mean_of_both_models():
     gen_a, gen_b, train_a, train_b, heldout = (uniform(n, i) for i, n in enumerate((200, 200, 80, 120, 150)))
     result = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout)
-    a = nn_divergence(gen=gen_a, train=train_a, heldout=heldout, placebo=train_b)
-    b = nn_divergence(gen=gen_b, train=train_b, heldout=heldout, placebo=train_a)
-    assert float(result.kl_own) == pytest.approx((a.value + b.value) / 2)
-    assert float(result.kl_placebo) == pytest.approx((a.placebo + b.placebo) / 2)
+    for metric, ours, placebo in ((nn_divergence, result.kl_own, result.kl_placebo), (nn_auc, result.auc_own, result.auc_placebo)):
+        a = metric(gen=gen_a, train=train_a, heldout=heldout, placebo=train_b)
+        b = metric(gen=gen_b, train=train_b, heldout=heldout, placebo=train_a)
+        assert float(ours) == pytest.approx((a.value + b.value) / 2)
+        assert float(placebo) == pytest.approx((a.placebo + b.placebo) / 2)
+        assert np.array_equal(ours.per_sample, [a.per_sample, b.per_sample])
+        other = [oracle.distances(gen, train, "hamming").min(1) for gen, train in ((gen_a, train_b), (gen_b, train_a))]
+        assert np.array_equal(placebo.per_sample, other)
+        assert (ours.n_gen, ours.n_train, ours.n_heldout) == (400, 200, 150)
+    assert result.auc_own.heldout == 0.5
+    assert result.auc_own.params["z_u"] * (result.auc_own.value - 0.5) < 0
+
+
+def test_twin_distance_is_that_of_the_same_noise():
+    gen_a, gen_b, train_a, train_b, heldout = (uniform(n, i) for i, n in enumerate((200, 200, 80, 120, 150)))
+    gen_b[:100] = gen_a[:100]
+    result = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout).twin_distance
+    apart = (gen_a != gen_b).sum(1)
+    assert np.array_equal(result.per_sample, apart)
+    assert result.value == pytest.approx(apart.mean())
+    half = 1.959964 * apart.std() / np.sqrt(200)
+    assert result.ci == pytest.approx((apart.mean() - half, apart.mean() + half), abs=1e-6)
+    assert (result.null, result.p_value, result.n_gen, result.params["distance"]) == (None, None, 400, "hamming")
+
+
+def test_prepared_once_it_gives_the_same_numbers(monkeypatch):
+    train_a, train_b, heldout = uniform(80, 2), uniform(120, 3), uniform(150, 4)
+    searched = []
+    nearest = module.nearest_distances
+    monkeypatch.setattr(module, "nearest_distances", lambda rows, *rest: searched.append(len(rows)) or nearest(rows, *rest))
+    comparison = SplitComparison(train_a, train_b, heldout, alpha=0.1)
+    assert searched == [150, 150]
+    to = [oracle.distances(heldout, train, "hamming").min(1) for train in (train_a, train_b)]
+    assert np.array_equal(comparison.heldout_distances, to)
+    assert comparison.largest == 8
+    for seed in (0, 10):     # two checkpoints
+        del searched[:]
+        gens = {"gen_a": uniform(100, seed), "gen_b": uniform(100, seed + 1)}
+        found = comparison(**gens, permutations=99, seed=7)
+        assert searched == [100] * 4
+        for name, placebo in (("kl_own", False), ("kl_placebo", True)):
+            result = getattr(found, name)
+            pairs = comparison.pairs(result.per_sample, placebo)
+            assert divergence_curve([pairs], largest=comparison.largest, redraws=1)[0].tolist() == pytest.approx([result.value])
+        sets = gens | {"train_a": train_a, "train_b": TrainingSet(train_b, distance="hamming"), "heldout": heldout}
+        whole = split_comparison(**sets, alpha=0.1, permutations=99, seed=7)
+        assert {name: r.as_dict() for name, r in found.as_dict().items()} == {name: r.as_dict() for name, r in whole.as_dict().items()}
+
+
+def test_own_share_interval_covers_where_rows_come_in_many_copies():
+    rng = np.random.default_rng(8)
+    crawl = lambda n: np.repeat(rng.integers(0, 4, (n, 12)).astype(np.int8), rng.geometric(1 / 8, n), axis=0)[:n]     # noqa: E731
+    values, halves = [], []
+    for _ in range(100):
+        train_a, train_b = crawl(300), crawl(300)
+        gens = [np.concatenate([train[rng.integers(0, 300, 60)], crawl(240)]) for train in (train_a, train_b)]
+        pool = prepared(pooled(train_a, train_b), "hamming")
+        result = own(*(pool_credit(gen, pool, "hamming") for gen in gens), pool, m_a=300, permutations=1, seed=0, params={})
+        values.append(result.value)
+        halves.append(result.ci[1] - result.value)
+    errors = np.abs(np.array(values) - np.mean(values))
+    assert (errors <= halves).mean() > 0.85
+    assert np.mean(halves) < 3 * 1.96 * np.std(values)     # and not by being useless
 
 
 def test_a_model_without_near_samples_takes_no_side():

@@ -5,6 +5,7 @@ import torch
 
 from biasgen.data.training_set import TrainingSet
 from biasgen.metrics.train_affinity import train_affinity
+from biasgen.oracle import knn as oracle
 
 
 def rows(*texts: str) -> np.ndarray:
@@ -52,11 +53,24 @@ def test_no_sample_within_says_nothing():
 
 
 def test_interval_by_hand():
-    # credits 1.5, .25, .25 | 1, 1: every mean and deviation can be written down
-    gen = rows("0000", "0003", "1133", "2222", "0001")
-    result = train_affinity(gen=rows(*("".join(map(str, r)) for r in gen[[0, 1, 3]])), train=TRAIN, heldout=HELDOUT)
+    # credits 1.5, 0, 0 | 1, .5: every mean and deviation can be written down; the equal rows 1111 are one unit
+    result = train_affinity(gen=rows("0000", "0003", "2222"), train=TRAIN, heldout=HELDOUT)
+    assert result.value == pytest.approx(1.5 / 3)
     s = 1.5 / 3
-    sd = np.sqrt((1 - s) ** 2 * (1.0**2 + 0.5**2 + 0.5**2) + s**2 * (0.25**2 + 0.25**2)) / 3
+    train, heldout = (1 - s) * np.array([1.5, 0, 0]) / 3, -s * np.array([1.0, 0.5]) / 3
+    of_train, of_heldout = train - train.mean(), heldout - heldout.mean()
+    sd = np.sqrt(of_train[0] ** 2 + (of_train[1] + of_train[2]) ** 2 + (of_heldout**2).sum())
+    assert result.ci == pytest.approx((s - 1.959964 * sd, s + 1.959964 * sd), abs=1e-6)
+
+
+def test_interval_by_hand_where_a_row_is_in_both_sets():
+    train, heldout = rows("0000", "0000", "1111"), rows("0000", "2222")
+    result = train_affinity(gen=rows("0000", "0000", "0000", "2222", "2222"), train=train, heldout=heldout)
+    s = 2 / 5     # 0000 has three samples, a third of them held-out
+    assert result.value == pytest.approx(s)
+    of_train, of_heldout = (1 - s) * np.array([1, 1, 0]) / 5, -s * np.array([1, 2]) / 5
+    of_train, of_heldout = of_train - of_train.mean(), of_heldout - of_heldout.mean()
+    sd = np.sqrt((of_train[:2].sum() + of_heldout[0]) ** 2 + of_train[2] ** 2 + of_heldout[1] ** 2)
     assert result.ci == pytest.approx((s - 1.959964 * sd, s + 1.959964 * sd), abs=1e-6)
 
 
@@ -92,6 +106,30 @@ def test_null_mean_and_interval_coverage(m, h):
     assert abs(np.mean(values) - m / (m + h)) < 4 * np.std(values) / np.sqrt(120)
     assert covered >= 105     # 95 % of 120 is 114; below 105 has probability 1e-4
     assert 0.35 < np.mean(p_values) < 0.65
+
+
+def crawl(rng, n):
+    """n rows of a source that holds every row several times, about 8 of them."""
+    distinct = rng.integers(0, 4, (n, 12)).astype(np.int8)
+    return np.repeat(distinct, rng.geometric(1 / 8, n), axis=0)[:n]
+
+
+@pytest.mark.parametrize("dose", [0.0, 0.3])
+def test_interval_covers_where_rows_come_in_many_copies(dose):
+    rng = np.random.default_rng(8)
+    values, highs, one_unit_a_row = [], [], []
+    for _ in range(150):
+        train, heldout = crawl(rng, 400), crawl(rng, 400)
+        gen = crawl(rng, 400) if dose == 0 else np.concatenate([train[rng.integers(0, 400, 120)], crawl(rng, 280)])
+        result = train_affinity(gen=gen, train=train, heldout=heldout, permutations=1)
+        values.append(result.value)
+        highs.append(result.ci[1] - result.value)
+        share = np.split(oracle.nearest_credit(gen, np.concatenate([train, heldout]), "hamming") / 400, 2)
+        spread = [(w - w.mean()) * factor for w, factor in zip(share, (1 - result.value, result.value), strict=True)]
+        one_unit_a_row.append(1.959964 * np.sqrt((np.concatenate(spread) ** 2).sum()))
+    errors = np.abs(np.array(values) - np.mean(values))
+    assert (errors <= highs).mean() > 0.89
+    assert (errors <= one_unit_a_row).mean() < 0.75     # what counting each copy as new data would say
 
 
 def test_collapsed_generator_is_not_flagged():

@@ -1,15 +1,15 @@
-"""BiasMonitor: what it records, and that training never notices it."""
+"""BiasMonitor: what it records, when it says that bias began, what it may cost."""
 import json
-import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from biasgen import BiasMonitor, TreeGrammar
+from biasgen import BiasMonitor, EmpiricalDenoiser, Schedule, TreeDenoiser, TreeGrammar
+from biasgen.report.records import read_record
+from biasgen.results import Onset
 
-GRAMMAR = TreeGrammar.random()
+GRAMMAR, SCHEDULE = TreeGrammar.random(), Schedule.linear()
 ROWS = GRAMMAR.sample(1200, seed=0)
 SETS = {"train": ROWS[:200], "heldout": ROWS[400:]}
 
@@ -20,18 +20,6 @@ def fresh_rows(model, n, *, seed, offset=0):
 
 def copying(model, n, *, seed, offset=0):
     return np.resize(SETS["train"], (n, 16))
-
-
-def careless(model, n, *, generator):
-    """A sampler that moves every global generator, the module's buffers' mode, and reads gradients' mode."""
-    assert not torch.is_grad_enabled()
-    assert not model.training
-    assert not any(m.training for m in model.modules())
-    torch.randn(7)
-    torch.rand(3, generator=generator)
-    np.random.rand(5)
-    random.random()
-    return GRAMMAR.sample(n, seed=1)
 
 
 def test_records(tmp_path):
@@ -50,7 +38,7 @@ def test_records(tmp_path):
         assert affinity["value"] == record.metrics["train_affinity"].value
         assert affinity["null"]["mean"] == pytest.approx(200 / 1000)
         assert "per_sample" not in affinity
-    assert sum(line["seconds"] for line in lines) == pytest.approx(monitor.seconds)
+    assert 0 < sum(line["seconds"] for line in lines) < monitor.seconds, "preparing counts too"
     assert lines[0]["metrics"] == lines[1]["metrics"], "the same model and seed must give the same numbers"
 
 
@@ -64,7 +52,9 @@ def test_twin():
     monitor = BiasMonitor(**SETS, twin_train=ROWS[200:400], sampler=fresh_rows, n_samples=300, every=[5])
     record = monitor.step(5, "a", twin="b")
     assert record.metrics["own_share"].null.mean == 0.5
-    assert {"own_share", "near_own_share", "kl_own", "kl_placebo", "near_copies"} == set(record.metrics)
+    assert set(record.metrics) == {
+        *("own_share", "near_own_share", "kl_own", "kl_placebo", "auc_own", "auc_placebo", "near_copies", "twin_distance")
+    }
 
 
 def test_extra_metrics():
@@ -81,51 +71,6 @@ def test_extra_metrics():
     assert seen == {"gen": 50, "train": 200, "heldout": 800}
 
 
-def train(monitor_factory):
-    """A few steps with BatchNorm, dropout and noise from all three global generators; returns the weights."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
-    model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 16))
-    model[2].eval()   # a mode of its own, which must come back
-    optimizer = torch.optim.Adam(model.parameters())
-    monitor = monitor_factory() if monitor_factory else None
-    for step in range(1, 13):
-        x = torch.from_numpy(SETS["train"][np.random.randint(0, 200, 32)]).float() + random.random()
-        loss = (model(x + torch.randn_like(x)) - x).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if monitor:
-            monitor.step(step, model, train_loss=loss.item())
-            assert model.training
-            assert not model[2].training
-            assert model[1].training
-    if monitor:
-        assert len(monitor.history) == 6
-        assert all(np.isfinite(r.metrics["train_affinity"].value) for r in monitor.history)
-    return torch.cat([p.detach().flatten() for p in [*model.parameters(), *model.buffers()]])
-
-
-def test_training_does_not_notice():
-    plain = train(None)
-    monitored = train(lambda: BiasMonitor(**SETS, sampler=careless, n_samples=100, every=2))
-    assert torch.equal(plain, monitored)
-
-
-def test_modes_and_generators_come_back_after_an_error():
-    def broken(model, n, *, seed, offset=0):
-        torch.randn(3)
-        raise RuntimeError("no samples today")
-
-    model = nn.Dropout()
-    state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="no samples today"):
-        BiasMonitor(**SETS, sampler=broken, every=1).step(1, model)
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -133,7 +78,16 @@ def test_modes_and_generators_come_back_after_an_error():
         ({"every": [3, 2]}, "every"),
         ({"every": []}, "every"),
         ({"n_samples": 0}, "n_samples"),
-        ({"train": ROWS[:0]}, "rows"),
+        ({"probe_rows": 0}, "probe_rows"),
+        ({"looks": 0}, "looks"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"tolerance": -0.1}, "tolerance"),
+        ({"max_fraction": 0.0}, "max_fraction"),
+        ({"sampler": None}, "sampler, denoiser"),
+        ({"schedule": SCHEDULE}, "denoiser, schedule"),
+        ({"denoiser": fresh_rows}, "denoiser, schedule"),
+        ({"denoiser": fresh_rows, "schedule": SCHEDULE, "probe_t": 0}, "t"),
+        ({"train": ROWS[:0]}, "train"),
         ({"heldout": ROWS[:9, :15]}, "heldout"),
         ({"distance": "l2"}, "distance"),
     ],
@@ -141,13 +95,6 @@ def test_modes_and_generators_come_back_after_an_error():
 def test_bad_settings_are_refused_at_once(options, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
         BiasMonitor(**(SETS | {"sampler": fresh_rows} | options))
-
-
-def test_an_existing_record_is_not_overwritten(tmp_path):
-    (tmp_path / "r.jsonl").write_text("kept")
-    with pytest.raises(ValueError, match=r"^record: "):
-        BiasMonitor(**SETS, sampler=fresh_rows, record=tmp_path / "r.jsonl")
-    assert (tmp_path / "r.jsonl").read_text() == "kept"
 
 
 def test_twin_goes_with_twin_train():
@@ -159,3 +106,157 @@ def test_a_sampler_that_returns_too_little():
     monitor = BiasMonitor(**SETS, sampler=lambda model, n, *, seed, offset=0: ROWS[: n - 1], n_samples=10, every=1)
     with pytest.raises(ValueError, match=r"^sampler: asked for 10 rows, got 9"):
         monitor.step(1, None)
+
+
+def doses(shares, **options):
+    """Monitor of a run whose sample at step i holds that share of training rows; evaluated at 1..len(shares)."""
+
+    def sampler(share, n, *, seed, offset=0):
+        rows = GRAMMAR.sample(n, seed=seed + 100, offset=offset)
+        copies = round(share * n)
+        rows[:copies] = np.resize(SETS["train"], (copies, 16))
+        return rows
+
+    monitor = BiasMonitor(**SETS | {"sampler": sampler, "n_samples": 500, "every": 1, "looks": len(shares)} | options)
+    for step, share in enumerate(shares, start=1):
+        monitor.step(step, share)
+    return monitor
+
+
+def test_onset_detected_none_inconclusive():
+    onset = doses([0, 0, 0, 0.4, 0.4, 0.4, 0.5, 0.5]).onset
+    assert (onset.status, onset.step, onset.looks, onset.alpha) == ("detected", 4, 8, 0.05)
+    assert onset.statistic in ("train_affinity", "near_affinity")
+    assert onset.interval[0] > 0
+    assert doses([0.4, 0] * 4).onset.status == "none", "two in a row are asked for"
+    none = doses([0] * 8).onset
+    assert (none.status, none.step) == ("none", None)
+    assert none.interval[0] < 0 < none.interval[1]
+    assert doses([0] * 7).onset.status == "inconclusive"
+    assert doses([0.4] * 3, looks=10).onset.status == "detected"
+    assert doses([0.4] * 8, tolerance=0.9).onset.status == "none"
+    assert doses([], looks=8).onset == Onset("inconclusive", None, None, "train_affinity", 0.05, 0)
+
+
+def test_a_small_share_of_copies_is_seen_by_near_affinity():
+    assert doses([0.05] * 8).onset.statistic == "near_affinity"
+
+
+def test_the_record_ends_in_the_onset(tmp_path):
+    monitor = doses([0] * 8, record=tmp_path / "r.jsonl")
+    assert read_record(tmp_path / "r.jsonl")[2] is None
+    monitor.close()
+    assert read_record(tmp_path / "r.jsonl")[2] == json.loads(json.dumps(monitor.onset.as_dict()))
+    assert len(read_record(tmp_path / "r.jsonl")[1]) == 8
+
+
+def test_turning_point():
+    monitor = doses([0.6, 0.3, 0, 0.3, 0.6])
+    point = monitor.turning_point
+    assert point.step == 3
+    assert point.interval[0] <= 3 <= point.interval[1]
+    assert not point.censored
+    assert point.inside_null
+    assert not doses([0.6, 0.5, 0.6]).turning_point.inside_null
+    assert doses([0.6, 0.3]).turning_point.censored
+    assert doses([0.1]).turning_point is None
+
+
+def probe_monitor(**options):
+    exact, memorized = TreeDenoiser(GRAMMAR), EmpiricalDenoiser(SETS["train"], encode=None)
+
+    def denoiser(weight, x_t, level):
+        return (1 - weight) * exact(x_t, level) + weight * memorized(x_t, level)
+
+    return BiasMonitor(**SETS, denoiser=denoiser, schedule=SCHEDULE, probe_rows=300, every=1, looks=8, **options)
+
+
+def test_probe_mode_needs_no_sampler():
+    monitor = probe_monitor()
+    for step, weight in enumerate([0, 0, 0, 0.5, 0.5, 0.6, 0.7, 0.8], start=1):
+        monitor.step(step, weight)
+    values = [r.metrics["alignment"].value for r in monitor.history]
+    assert set(monitor.history[0].metrics) == {"alignment"}
+    assert values[0] == values[1] == values[2]
+    np.testing.assert_allclose(values[3:], [w + (1 - w) * values[0] for w in (0.5, 0.5, 0.6, 0.7, 0.8)], atol=1e-4)
+    assert (monitor.onset.status, monitor.onset.step, monitor.onset.statistic) == ("detected", 4, "alignment")
+    assert monitor.turning_point is None
+
+
+def test_the_rows_that_are_noised_are_not_the_reference(monkeypatch):
+    seen = []
+    monkeypatch.setattr("biasgen.monitor.evaluation.AlignmentProbe", lambda **options: seen.append(options))
+    sets = {"train": np.arange(100)[:, None], "heldout": np.arange(100, 400)[:, None]}
+    BiasMonitor(**sets, denoiser=fresh_rows, schedule=SCHEDULE, probe_rows=1000)
+    BiasMonitor(**sets, twin_train=np.arange(400, 500)[:, None], denoiser=fresh_rows, schedule=SCHEDULE, probe_rows=60)
+    one, two = ({name: set(options[name].ravel().tolist()) for name in ("train", "heldout", "probe")} for options in seen)
+    assert len(one["probe"]) == 150, "at most half of the held-out rows"
+    assert one["probe"] | one["heldout"] == set(range(100, 400))
+    assert not one["probe"] & one["heldout"]
+    assert two["heldout"] == set(range(400, 500))
+    assert len(two["probe"]) == 60
+    assert two["probe"] < set(range(100, 400))
+
+
+def test_permutations_reach_the_level():
+    record = BiasMonitor(**SETS, sampler=fresh_rows, n_samples=50, every=1, looks=200).step(1, None)
+    assert record.metrics["train_affinity"].params["permutations"] == 39_999     # 5 / (.05 / (2 * 200)) - 1
+
+
+def test_power():
+    power = BiasMonitor(**SETS, sampler=fresh_rows, n_samples=400, looks=10).power
+    assert (power.n, power.m, power.h, power.looks, power.statistics, power.null) == (400, 200, 800, 10, 2, 0.2)
+    assert power.hubness > 1.2, "some training rows are nearest more often than others"
+    assert 0.2 < power.affinity < 0.6
+    assert "400 samples" in power.sentence()
+    assert probe_monitor().power is None
+
+
+def test_both_modes_watch_three_statistics():
+    monitor = probe_monitor(sampler=lambda weight, n, *, seed, offset=0: GRAMMAR.sample(n, seed=9), n_samples=200)
+    monitor.step(1, 0.0)
+    assert monitor.watched == ("train_affinity", "near_affinity", "alignment")
+    assert set(monitor.watched) < set(monitor.history[0].metrics)
+
+
+@pytest.fixture
+def budgeted(monkeypatch):
+    """Runs 40 steps of 2 s by a clock of its own, on which drawing samples takes 1 s and nothing else takes any time."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("biasgen.monitor.core.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def sampler(model, n, *, seed, offset=0):
+        clock.now += 1
+        return GRAMMAR.sample(n, seed=1)
+
+    def run(max_fraction):
+        monitor = BiasMonitor(**SETS, sampler=sampler, n_samples=20, every=1, looks=40, max_fraction=max_fraction)
+        for step in range(1, 41):
+            clock.now += 2
+            monitor.step(step, None)
+        return monitor
+
+    return run
+
+
+def test_budget_counts_sampling(budgeted):
+    """A quarter of the training time pays for one evaluation of 1 s in two steps of 2 s; the first is due before its cost is known."""
+    monitor = budgeted(0.25)
+    assert [r.step for r in monitor.history] == [1, *range(4, 41, 2)]
+    assert monitor.seconds == 20
+    assert sorted([*monitor.skipped, *(r.step for r in monitor.history)]) == list(range(1, 41))
+
+
+def test_budget_leaves_out_but_not_below_eight(budgeted):
+    with pytest.warns(RuntimeWarning, match="max_fraction") as caught:
+        monitor = budgeted(1e-6)
+    assert [r.step for r in monitor.history] == [1, 10, 15, 20, 25, 30, 35, 40], "the fewest that the plan needs, spread over it"
+    assert len(monitor.skipped) == 32
+    assert all("of the training time so far" in str(w.message) for w in caught)
+    assert monitor.onset.looks == 8
+    assert monitor.onset.status != "inconclusive"
+
+
+def test_budget_that_suffices_leaves_nothing_out(budgeted):
+    assert not budgeted(1.0).skipped
+    assert not budgeted(None).skipped

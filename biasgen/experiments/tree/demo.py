@@ -4,23 +4,25 @@ Sizes were chosen on two CPU cores so that bias shows within minutes: n = 600 ro
 start, n = 2000 stays unbiased over the same steps.
 """
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from biasgen.controls import fresh_batches
 from biasgen.data.training_set import TrainingSet
 from biasgen.diffusion import Level, Schedule, forward_process, one_hot, sample_tokens
 from biasgen.experiments.tree.network import AveragedModel, TreeUNet
 from biasgen.metrics.exact_copies import exact_copies, expected_exact_copies
-from biasgen.metrics.excess import excess_kl, variance_share
+from biasgen.metrics.excess import excess
+from biasgen.metrics.loss_decomposition import loss_decomposition
 from biasgen.monitor import BiasMonitor
 from biasgen.ops import philox
-from biasgen.results import Record, Result
-from biasgen.statistics.detection import first_of_two
+from biasgen.results import Onset, Record, Result
 from biasgen.trees import TreeDenoiser, TreeGrammar
 
 
@@ -42,14 +44,13 @@ SCALES = {
     "tiny": Scale(200, 1000, 32, 64, (25, 50, 75, 100, 130, 160, 200, 240), 1000, 20),
 }
 CONTROLS = ("fresh", "copies")
-ALPHA = 0.05
 _TRAIN_LOSS_REPEATS = 6        # 600 rows with one (t, eps) each are too few for a training loss
 _COPIES_IN_100 = 3
 _FRESH_OFFSET = 1 << 32        # rows of the fresh stream: far behind A, B and H in the list that the seed fixes
 
 
 @dataclass
-class _Model:
+class Model:
     """One of the two networks, with its own stream of batches."""
 
     network: TreeUNet
@@ -75,14 +76,15 @@ def run(
     data = grammar.sample(2 * size.rows + size.heldout, seed=seed)
     rows_a, rows_b, heldout = np.split(data, [size.rows, 2 * size.rows])
     train_a, train_b = TrainingSet(rows_a), TrainingSet(rows_b)
-    models = _models(size, grammar, seed, (rows_a, rows_b))
+    models = two_models(size, grammar, (rows_a, rows_b), seed)
+    fresh = fresh_batches(grammar.sample, size.batch, seed=seed, offset=_FRESH_OFFSET)
+    copied = {id(m.average.module): m.rows for m in models} if control == "copies" else {}
     losses = _Losses(grammar, schedule, (rows_a, rows_b), heldout, seed)
     expected = (expected_exact_copies(grammar, train_a) + expected_exact_copies(grammar, train_b)) / 2
-    copied = {id(m.average.module): m.rows for m in models} if control == "copies" else {}
 
     def sampler(model: TreeUNet, n: int, *, seed: int, offset: int = 0) -> np.ndarray:
         tokens = sample_tokens(
-            lambda x, level: model(x, level.t).softmax(-1),
+            partial(denoise, model),
             schedule,
             n,
             shape=(grammar.length, grammar.q),
@@ -111,6 +113,8 @@ def run(
         twin_train=train_b,
         heldout=heldout,
         sampler=sampler,
+        denoiser=denoise,
+        schedule=schedule,
         n_samples=size.n_samples,
         every=size.checkpoints,
         seed=seed,
@@ -120,50 +124,45 @@ def run(
     )
     steps = size.checkpoints[-1]
     try:
-        for step in range(1, steps + 1):
-            for number, model in enumerate(models):
-                if control is None:
-                    rows = _batch(model, size)
-                else:
-                    rows = grammar.sample(size.batch, seed=seed, offset=_FRESH_OFFSET + (len(models) * step + number) * size.batch)
-                _train_step(model, rows, schedule)
+        for step in training(models, schedule, size, fresh=fresh if control else None):
             on_step(step, steps)
             if monitor.due(step):
                 averages = [model.average.module for model in models]
                 on_record(monitor.step(step, *averages, **losses(averages)))
     except KeyboardInterrupt:
         pass
-    return verdict(monitor.history, planned=len(size.checkpoints))
+    monitor.close()
+    return verdict(monitor.onset, monitor.history, planned=len(size.checkpoints))
 
 
-def verdict(history: list[Record], planned: int) -> str:
-    """One sentence: bias is reported from the first of two consecutive evaluations at which the permutation p of own share or of near own
-    share is below .05 / (2 * planned evaluations)."""
+def denoise(model: TreeUNet, x_t: torch.Tensor, level: Level) -> torch.Tensor:
+    return model(x_t, level.t).softmax(-1)
+
+
+def verdict(onset: Onset, history: list[Record], planned: int) -> str:
+    """The monitor's decision in one sentence."""
     if not history:
         return "Nothing was measured."
-    threshold = ALPHA / (2 * planned)
-    p_values = [min(r.metrics["own_share"].p_value, r.metrics["near_own_share"].p_value) for r in history]
-    first = first_of_two(p_values, threshold)
     cut = "" if len(history) == planned else f" (interrupted after {len(history)} of {planned} evaluations)"
-    if first is None:
-        return f"No bias detected in {len(history)} evaluations: smallest p = {min(p_values):.3g}, threshold {threshold:.3g}{cut}."
-    r = history[first]
-    name = "own_share" if r.metrics["own_share"].p_value < threshold else "near_own_share"
+    low, high = onset.interval
+    name = onset.statistic.replace("_", " ")
+    if onset.status != "detected":
+        found = "No bias detected" if onset.status == "none" else "Inconclusive: no bias detected, but too early to say none,"
+        return f"{found} in {onset.looks} evaluations; at the last one the excess of {name} is within {low:+.3f} .. {high:+.3f}{cut}."
     lowest = min(range(len(history)), key=lambda i: history[i].scalars["heldout_loss"])
-    if lowest <= first:
+    if history[lowest].step <= onset.step:
         loss = f"the held-out loss was lowest at step {history[lowest].step}"
     elif lowest == len(history) - 1:
         loss = f"the held-out loss still fell at the last evaluation, step {history[lowest].step}"
     else:
         loss = f"the held-out loss fell until step {history[lowest].step}"
-    share = r.metrics[name]
     return (
-        f"Bias towards the training set from step {r.step} on ({name.replace('_', ' ')} {share.value:.3f} against 1/2, "
-        f"p = {share.p_value:.3g}, threshold {threshold:.3g}), while {loss}{cut}."
+        f"Bias towards the training set from step {onset.step} on (excess of {name} {low:+.3f} .. {high:+.3f}; a false alarm has "
+        f"probability <= {onset.alpha:g}), while {loss}{cut}."
     )
 
 
-def _models(size: Scale, grammar: TreeGrammar, seed: int, rows: tuple[np.ndarray, np.ndarray]) -> list[_Model]:
+def two_models(size: Scale, grammar: TreeGrammar, rows: tuple[np.ndarray, np.ndarray], seed: int) -> list[Model]:
     """Two networks with the same initial weights and different streams of batches and noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -174,16 +173,24 @@ def _models(size: Scale, grammar: TreeGrammar, seed: int, rows: tuple[np.ndarray
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, size.checkpoints[-1], eta_min=1e-4)
         generator = torch.Generator().manual_seed(2 * seed + index)
-        models.append(_Model(network, AveragedModel(network), optimizer, scheduler, generator, own))
+        models.append(Model(network, AveragedModel(network), optimizer, scheduler, generator, own))
     return models
 
 
-def _batch(model: _Model, size: Scale) -> np.ndarray:
+def training(models: list[Model], schedule: Schedule, size: Scale, fresh: Iterator[np.ndarray] | None = None) -> Iterator[int]:
+    """Train to the last checkpoint, yielding each step done. fresh: batches to use instead of the models' own rows."""
+    for step in range(1, size.checkpoints[-1] + 1):
+        for model in models:
+            _train_step(model, _batch(model, size) if fresh is None else next(fresh), schedule)
+        yield step
+
+
+def _batch(model: Model, size: Scale) -> np.ndarray:
     """Rows of one step, drawn with replacement from the model's own."""
     return model.rows[torch.randint(len(model.rows), (size.batch,), generator=model.generator).numpy()]
 
 
-def _train_step(model: _Model, tokens: np.ndarray, schedule: Schedule) -> None:
+def _train_step(model: Model, tokens: np.ndarray, schedule: Schedule) -> None:
     """One optimizer step on the cross-entropy of x_0 given x_t, t uniform on 1..T."""
     x0 = one_hot(tokens, model.network.head[-1].out_features)
     t = torch.randint(1, schedule.T + 1, (len(x0),), generator=model.generator)
@@ -212,18 +219,17 @@ class _Losses:
 
     @torch.no_grad()
     def __call__(self, averages: list[TreeUNet]) -> dict[str, float]:
-        own, other, excess, tables = [], [], [], []
+        own, other, tables = [], [], []
         for model, train in zip(averages, self._noised[:2], strict=True):
             own.append(_cross_entropy(_log_probabilities(model, train), train[0]))
             log_p = _log_probabilities(model, self._noised[-1])
             other.append(_cross_entropy(log_p, self._noised[-1][0]))
-            excess.append(float(excess_kl(self._exact, log_p).mean()))
-            tables.append(log_p.exp())
+            tables.append(log_p)
         return {
             "train_loss": sum(own) / 2,
             "heldout_loss": sum(other) / 2,
-            "excess_kl": sum(excess) / 2,
-            "variance_share": float(variance_share(*tables, self._exact)),
+            "excess_kl": excess(self._exact, *tables).value,
+            "variance_share": loss_decomposition(*(table.exp() for table in tables), exact=self._exact).share.value,
         }
 
 

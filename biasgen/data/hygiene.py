@@ -1,0 +1,155 @@
+"""What a set of rows is, byte for byte and in value range, and whether sets can have come from one pipeline."""
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+_BLOCK_BYTES = 1 << 24     # of rows looked at together: the sets may be memory-mapped
+_CENTERED = 0.05           # share of negative values from which a set is centered: overshoot of a resize stays below, dark images above
+_OUTLIERS = 0.01           # share of values that a sampler which does not clip may throw far out
+
+
+class ContentDisjoint:
+    """Held-out rows from which those that occur in the training set were removed. `.rows` (h, ...) array or tensor.
+
+    Losses may use them. Nearest-neighbor statistics refuse them: where the law repeats itself the repeats are part of it, and without them
+    held-out rows lie farther from the training set than fresh rows do.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"ContentDisjoint({len(self)} rows)"
+
+
+def contents(rows: Any) -> np.ndarray:
+    """(N,) int64: for each row of (N, ...) the index of the first row of the same bytes.
+
+    Rows are compared by 128-bit BLAKE2b digests, so that a memory-mapped set is read once, in order. Memory: 16 bytes a row.
+    """
+    digests = [hashlib.blake2b(row, digest_size=16).digest() for block in _blocks(rows) for row in _bytes_of(block)]
+    _, first, inverse = np.unique(np.frombuffer(b"".join(digests), dtype="V16"), return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def describe(rows: Any) -> dict[str, Any]:
+    """n, distinct (rows of different bytes), dtype, low, high and mean of the values, sha256 over the rows' bytes in C order.
+
+    rows (N, ...) array or tensor with at least one value; may be memory-mapped.
+    """
+    digest, total, extremes = hashlib.sha256(), 0.0, []
+    for block in _blocks(rows):
+        digest.update(_bytes_of(block))
+        total += float(block.sum(dtype=np.float64))
+        extremes.append((block.min(), block.max()))
+    lows, highs = zip(*extremes, strict=True)
+    return {
+        "n": len(rows),
+        "distinct": len(np.unique(contents(rows))),
+        "dtype": str(block.dtype),
+        "low": np.min(lows).item(),
+        "high": np.max(highs).item(),
+        "mean": total / (block[0].size * len(rows)),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def check_ranges(*, gen: Any, train: Any, heldout: Any) -> None:
+    """ValueError where values of the sets cannot be on one scale: [0, 1], [-1, 1] and [0, 255] taken for one another, or not centered.
+
+    Args:
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays or tensors of uint8 or floats. Tokens (other integer types) have no scale:
+            nothing is checked if one of the sets holds them.
+
+    heldout and gen are refused for
+    - values all within 0 .. 1 where train exceeds 2 and is not centered;
+    - positive values and no negative one where train is centered (reaches -0.5, 5 % negative);
+    - 1 % of values below -0.5 where train has no negative one;
+    - 1 % of values farther from 0 than twice train's convention: 1, 255, or its largest magnitude where neither fits.
+
+    A bad model on the right scale passes: gray, saturated, too dark, too bright, a few values thrown out by a sampler that does not clip.
+    Refused with the wrong scales, since nothing tells them apart: samples all black in uint8 or on [0, 255], all brighter than gray on a
+    centered scale. Not seen: scales within a factor of 2 (standardized rows against [-1, 1]), another order of channels, a shift, a resize.
+    The self-test of evaluate sees those between train and heldout; between gen and train nothing can, for a bad model looks alike.
+
+    NaN and infinities are refused too.
+    """
+    sets = {"train": train, "heldout": heldout, "gen": gen}
+    if any(_is_token(rows) for rows in sets.values()):
+        return
+    ranges = {name: _range(rows, name) for name, rows in sets.items()}
+    for name in ("heldout", "gen"):
+        why = _mismatch(sets[name], ranges[name], train, ranges["train"])
+        if why:
+            (low, high), (train_low, train_high) = ranges[name], ranges["train"]
+            scale = f"{train_low:g} .. {train_high:g}"
+            raise ValueError(f"{name}: want values on the scale of train, {scale}, got {low:g} .. {high:g}: {why}")
+
+
+def _mismatch(rows: Any, own: tuple[float, float], train: Any, of_train: tuple[float, float]) -> str | None:
+    """Why `rows` are not on the scale of `train`, from (low, high) of both and, where these raise a doubt, shares of values."""
+    low, high = own
+    train_low, train_high = of_train
+    centered = train_low <= -0.5 and _share(train, lambda values: values < 0) >= _CENTERED
+    if centered and low >= 0 and high > 0:
+        return "none is negative"
+    if not centered and low >= 0 and high <= 1 and train_high > 2:
+        return "all within 0 .. 1"
+    if train_low >= 0 and low < -0.5 and _share(rows, lambda values: values < -0.5) >= _OUTLIERS:
+        return "negative values"
+    limit = 2 * _convention(train_low, train_high)
+    if max(-low, high) > limit and _share(rows, lambda values: (values > limit) | (values < -limit)) >= _OUTLIERS:
+        return f"values beyond {limit:g}"
+    return None
+
+
+def _convention(low: float, high: float) -> float:
+    """Largest magnitude that a set of values from low to high is meant to have."""
+    if max(-low, high) <= 1:
+        return 1.0
+    return 255.0 if low >= 0 and 2 < high <= 255 else max(-low, high)
+
+
+def _range(rows: Any, name: str) -> tuple[float, float]:
+    """(low, high); ValueError for no values, and with the first row where one is not finite."""
+    if 0 in rows.shape:
+        raise ValueError(f"{name}: want at least one value, got shape {tuple(rows.shape)}")
+    lows, highs, start = [], [], 0
+    for block in _blocks(rows):
+        lows.append(float(block.min()))
+        highs.append(float(block.max()))
+        if not (np.isfinite(lows[-1]) and np.isfinite(highs[-1])):
+            row = start + int(np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))[0])
+            raise ValueError(f"{name}: want finite values, got NaN or an infinity in row {row}")
+        start += len(block)
+    return min(lows), max(highs)
+
+
+def _share(rows: Any, chosen: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Share of all values that are `chosen`."""
+    counts = [(np.count_nonzero(chosen(block)), block.size) for block in _blocks(rows)]
+    return sum(count for count, _ in counts) / sum(size for _, size in counts)
+
+
+def _is_token(rows: Any) -> bool:
+    name = str(rows.dtype).removeprefix("torch.")
+    return "float" not in name and name != "uint8"
+
+
+def _blocks(rows: Any) -> Iterator[np.ndarray]:
+    """Contiguous runs of the rows, as NumPy arrays."""
+    step = max(1, _BLOCK_BYTES // max(1, rows[:1].nbytes))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        yield np.ascontiguousarray(part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else part)
+
+
+def _bytes_of(block: np.ndarray) -> np.ndarray:
+    """(rows, bytes a row) uint8, a view."""
+    return block.reshape(len(block), -1).view(np.uint8)

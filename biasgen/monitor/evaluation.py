@@ -1,0 +1,110 @@
+"""One evaluation of a monitor: the sets prepared once, samples drawn and forwards made anew at each checkpoint."""
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from biasgen.metrics._sets import rows_of
+from biasgen.metrics.alignment import AlignmentProbe
+from biasgen.metrics.one_model import OneModel
+from biasgen.metrics.split_comparison import SplitComparison
+from biasgen.monitor.isolation import untouched
+from biasgen.results import Result
+
+Sampler = Callable[..., Any]
+"""sampler(model, n, *, seed, offset=0) -> (n, ...) rows like `train`: numbers offset..offset+n of one list that (model, seed) fixes. A
+sampler that takes generator= instead (a torch.Generator seeded with `seed`) is called once."""
+
+Denoiser = Callable[..., Any]
+"""denoiser(model, x_t, level) -> x0_hat, of the shape of x_t."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Calls of it, (model, twin=None) -> {name: Result}, draw the same noise every time. Fields: see BiasMonitor.
+
+    sampler or denoiser (with schedule) may be None, not both. test: permutations and seed of every null.
+    """
+
+    train: Any
+    heldout: Any
+    twin_train: Any
+    sampler: Sampler | None
+    denoiser: Denoiser | None
+    schedule: Any
+    probe_t: int | Sequence[int] | None
+    probe_rows: int
+    encode: Callable[[Any], torch.Tensor] | None
+    n_samples: int
+    distance: str | None
+    metrics: Callable[..., dict[str, Result]] | None
+    permutations: int
+    seed: int
+
+    def __call__(self, model: Any, twin: Any = None) -> dict[str, Result]:
+        found: dict[str, Result] = {}
+        with untouched(model, twin):
+            if self.denoiser is not None:
+                found["alignment"] = self._probe(*(partial(self.denoiser, m) for m in (model, twin) if m is not None))
+            if self.sampler is not None:
+                gen = self._sample(model)
+                test = {"permutations": self.permutations, "seed": self.seed}
+                sets = {"gen": gen, "train": self.train, "heldout": self.heldout}
+                if twin is None:
+                    found |= self.comparison(gen, **test)
+                else:
+                    sets |= {"twin_gen": self._sample(twin), "twin_train": self.twin_train}
+                    found |= self.comparison(gen, sets["twin_gen"], **test).as_dict()
+                if self.metrics is not None:
+                    found |= self.metrics(**sets)
+        return found
+
+    def against(self, heldout: Any, *, seed: int) -> "Evaluation":
+        """The same with other held-out rows and other noise."""
+        return replace(self, heldout=heldout, seed=seed)
+
+    def prepare(self) -> None:
+        """Search and build what does not depend on the model, so that bad sets are refused before training."""
+        if self.sampler is not None:
+            _ = self.comparison
+        if self.denoiser is not None:
+            _ = self._probe
+
+    @cached_property
+    def comparison(self) -> OneModel | SplitComparison:
+        """The comparison of samples with both sets."""
+        if self.twin_train is None:
+            return OneModel(self.train, self.heldout, self.distance)
+        return SplitComparison(self.train, self.twin_train, self.heldout, distance=self.distance)
+
+    @cached_property
+    def _probe(self) -> AlignmentProbe:
+        heldout = rows_of(self.heldout, "heldout")
+        order = np.random.default_rng(self.seed).permutation(len(heldout))   # held-out rows may be sorted
+        if self.twin_train is None:
+            count = min(self.probe_rows, len(heldout) // 2)
+            reference = heldout[order[count:]]
+        else:
+            count, reference = self.probe_rows, rows_of(self.twin_train, "twin_train")
+        return AlignmentProbe(
+            train=rows_of(self.train, "train"),
+            heldout=reference,
+            probe=heldout[order[:count]],
+            schedule=self.schedule,
+            t=self.probe_t,
+            seed=self.seed,
+            encode=self.encode,
+        )
+
+    def _sample(self, model: Any) -> Any:
+        if "generator" in inspect.signature(self.sampler).parameters:
+            rows = self.sampler(model, self.n_samples, generator=torch.Generator().manual_seed(self.seed))
+        else:
+            rows = self.sampler(model, self.n_samples, seed=self.seed, offset=0)
+        if len(rows) != self.n_samples:
+            raise ValueError(f"sampler: asked for {self.n_samples} rows, got {len(rows)}")
+        return rows

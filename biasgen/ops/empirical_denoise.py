@@ -1,0 +1,125 @@
+"""The exact denoiser of a finite set of rows: softmax over all of them, in float64."""
+import math
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+
+from biasgen.ops._dispatch import choose
+from biasgen.ops._rows import dtype_name
+from biasgen.ops.knn import like
+
+LARGEST = 1e100  # number in x_t and rows; with it and these bounds of scale and sigma no square or quotient overflows
+SMALLEST_LEVEL, LARGEST_LEVEL = 1e-20, 1e20
+
+
+def empirical_denoise(
+    x_t: Any,
+    rows: Any,
+    scale: Any,
+    sigma: Any,
+    *,
+    log_weights: Any = None,
+    backend: str | None = None,
+    max_memory: int | None = None,
+) -> tuple[Any, Any]:
+    """E[x_0 | x_t] and log p(x_t) for x_t = scale x_0 + sigma eps, where x_0 is one of the rows and eps standard normal.
+
+    x0_hat is the mean of the rows under weights proportional to exp(log_weights[j] - |x_t - scale rows[j]|^2 / (2 sigma^2)). It is right
+    to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D). Both hold while the
+    nearest scaled row is within 1e5 sigma of x_t (a noised row is within sqrt(D) sigma, about): beyond it float64 cannot tell the rows
+    apart. Bits depend on the batch. No gradient is recorded.
+
+    Args:
+        x_t: (B, ...) float32 or float64 array or tensor, D numbers a row.
+        rows: (M, ...) float32 or float64 of the same trailing shape. Equal rows count as often as they occur.
+        scale: a number >= 0, or one a query, (B,). At 0 x_t says nothing and x0_hat is the mean of the rows.
+        sigma: a number > 0, or one a query, (B,).
+        log_weights: (M,) natural logarithms of the probabilities of the rows, unnormalized; -inf leaves a row out. None: all equal.
+        backend: "torch"; None: BIASGEN_BACKEND, else the first that can.
+        max_memory: bytes for the temporaries, about; 256 MiB by default. At least one row and one query are worked on.
+
+    Returns:
+        x0_hat in shape and type of x_t, log p (B,) float64 in nats: density by Lebesgue measure. NumPy for NumPy queries, else tensors.
+
+    Raises:
+        TypeError: x_t or rows neither array nor tensor. ValueError: wrong type, shape, level, weights or backend; NaN, infinity or a
+        number beyond 1e100 in x_t or rows, with its row.
+
+    Source: Vincent, A connection between score matching and denoising autoencoders, 2011; Biroli et al., arXiv 2402.18491.
+    """
+    query, reference = float_rows(x_t, "x_t"), float_rows(rows, "rows")
+    if not len(reference):
+        raise ValueError(f"rows: want at least one row, got shape {tuple(rows.shape)}")
+    if x_t.shape[1:] != rows.shape[1:]:
+        raise ValueError(f"x_t: want rows of shape {tuple(rows.shape[1:])} as in rows, got {tuple(x_t.shape[1:])}")
+    device = reference.device
+    if isinstance(x_t, torch.Tensor) and x_t.device != device:
+        raise ValueError(f"x_t: want a tensor on {device} as the rows, got {x_t.device}")
+    levels = [_levels(scale, "scale", len(query), zero=True), _levels(sigma, "sigma", len(query), zero=False)]
+    log_p, kept = _log_probabilities(log_weights, len(reference))
+    if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
+        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    _, module = choose("empirical_denoise", device=device.type, dtype=dtype_name(x_t, "x_t"), backend=backend)
+    if len(kept) < len(reference):
+        reference = reference[kept.to(device)]
+    tensors = [values.to(device) for values in (query, reference, *levels, log_p)]
+    x0_hat, log_density = module.empirical_denoise(*tensors, max_memory)
+    return like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), like(x_t, log_density)
+
+
+def float_rows(values: Any, name: str) -> torch.Tensor:
+    """(n, ...) float32 or float64 array or tensor as a tensor (n, D), not copied where it is that already.
+
+    TypeError for another kind of object; ValueError for another type, fewer than two dimensions, a row that is not finite or beyond 1e100.
+    """
+    dtype = dtype_name(values, name)
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"{name}: want float32 or float64, got {dtype}")
+    shape = tuple(values.shape)
+    if len(shape) < 2 or 0 in shape[1:]:
+        raise ValueError(f"{name}: want shape (rows, ...) with at least one number a row, got shape {shape}")
+    if isinstance(values, np.ndarray):
+        values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ("C", "A", "W")))
+    flat = values.detach().flatten(1)
+    if len(flat):
+        low, high = (float(value) for value in flat.aminmax())
+        if not (low >= -LARGEST and high <= LARGEST):
+            row, column = (~(flat.double().abs() <= LARGEST)).nonzero()[0].tolist()
+            raise ValueError(f"{name}: want finite numbers, at most {LARGEST:g}, got {flat[row, column].item()} in row {row}")
+    return flat
+
+
+def _levels(value: Any, name: str, B: int, *, zero: bool) -> torch.Tensor:
+    """(B,) float64."""
+    values = _as_array(value)
+    if values.dtype.kind not in "iuf" or values.shape not in ((), (B,)):
+        raise ValueError(f"{name}: want a number, or one a query, ({B},), got {values.dtype} of shape {values.shape}")
+    values = np.array(np.broadcast_to(values, (B,)), np.float64)
+    wrong = np.flatnonzero(~((values >= SMALLEST_LEVEL) & (values <= LARGEST_LEVEL) | (values == 0) & zero))
+    if len(wrong):
+        accepted = f"{'0 or ' if zero else ''}{SMALLEST_LEVEL:g} .. {LARGEST_LEVEL:g}"
+        raise ValueError(f"{name}: want {accepted}, got {values[wrong[0]]} for query {wrong[0]}")
+    return torch.from_numpy(values)
+
+
+def _log_probabilities(log_weights: Any, M: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalized log-weights of the rows that can occur, float64, and which rows they are."""
+    if log_weights is None:
+        return torch.full((M,), -math.log(M), dtype=torch.float64), torch.arange(M)
+    weights = _as_array(log_weights)
+    if weights.dtype.kind not in "iuf" or weights.shape != (M,):
+        raise ValueError(f"log_weights: want ({M},) numbers, one a row, got {weights.dtype} of shape {weights.shape}")
+    wrong = np.flatnonzero(np.isnan(weights) | (weights == np.inf))
+    if len(wrong):
+        raise ValueError(f"log_weights: want numbers below +inf, got {weights[wrong[0]]} in row {wrong[0]}")
+    kept = np.flatnonzero(weights > -np.inf)
+    if not len(kept):
+        raise ValueError("log_weights: want at least one row above -inf, got none")
+    weights = torch.from_numpy(np.array(weights[kept], np.float64))
+    return weights - weights.logsumexp(0), torch.from_numpy(kept)
+
+
+def _as_array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
