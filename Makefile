@@ -31,7 +31,7 @@ bench: $(READY)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m pytest benchmarks -s $(ARGS)
 
 figures: $(READY)
-	for study in null dose peers; do $(PY) -m benchmarks.studies.$$study || exit 1; done
+	for study in null dose demo peers; do $(PY) -m benchmarks.studies.$$study || exit 1; done
 
 gpu-probe: $(READY)
 	$(PY) benchmarks/gpu_probe.py $(ARGS)
