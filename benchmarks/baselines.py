@@ -10,9 +10,28 @@ def hamming_loop(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def uint8_matmul(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Nearest squared distance of uint8 rows, exact: float64 product of the expanded square (float32 is not exact beyond 2**24)."""
-    x, y = torch.from_numpy(query).double(), torch.from_numpy(reference).double()
-    squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)
-    return squares.min(1).values.numpy()
+    x = torch.from_numpy(query).double()
+    nearest = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for block in torch.from_numpy(reference).split(4096):
+        y = block.double()
+        squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)
+        nearest = torch.minimum(nearest, squares.min(1).values)
+    return nearest.numpy()
+
+
+def faiss_flat(reference: np.ndarray):
+    """faiss's exhaustive search of float32 rows, or of rows of bits (uint8: one-hot tokens packed by eight), on one thread."""
+    import faiss  # not at the top: benchmarks without it need no faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexBinaryFlat(8 * reference.shape[1]) if reference.dtype == np.uint8 else faiss.IndexFlatL2(reference.shape[1])
+    index.add(reference)
+    return index
+
+
+def one_hot_bits(tokens: np.ndarray, symbols: int) -> np.ndarray:
+    """(N, bytes) uint8: each token as `symbols` bits; two tokens that differ then differ in two bits."""
+    return np.packbits((tokens[:, :, None] == np.arange(symbols)).reshape(len(tokens), -1), axis=1)
 
 
 def linear_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torch.Tensor:

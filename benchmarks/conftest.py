@@ -8,7 +8,7 @@ def pytest_addoption(parser):
     parser.addoption("--smoke", action="store_true", help="toy sizes, two rounds, no gates: does it run at all?")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def smoke(request):
     return request.config.getoption("--smoke")
 

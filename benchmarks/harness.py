@@ -38,11 +38,11 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"{self.ours.name:44} {self.rate:10.3g}/s   {self.baseline.name:28} {self.baseline_rate:10.3g}/s   "
-            f"ratio {self.ratio:7.1f}x   control {self.control:.3f}   spread {self.spread:.2f}"
+            f"ratio {self.ratio:7.3g}x   control {self.control:.3f}   spread {self.spread:.2f}"
         )
 
 
-def compare(ours: Side, baseline: Side, *, smoke: bool = False) -> Comparison:
+def compare(ours: Side, baseline: Side, *, smoke: bool = False, rounds: int = ROUNDS) -> Comparison:
     """Both sides on one thread, process CPU clock, rounds in turn (ours, baseline, ours again as control); ratio of the minima.
 
     RuntimeError when the control stays outside CONTROL in every try: then the machine is too noisy to say anything.
@@ -52,7 +52,7 @@ def compare(ours: Side, baseline: Side, *, smoke: bool = False) -> Comparison:
     torch.set_num_threads(1)
     try:
         for _ in range(REPEATS):
-            result = _compare(ours, baseline, 2 if smoke else ROUNDS, 0.0 if smoke else SHORTEST)
+            result = _compare(ours, baseline, 2 if smoke else rounds, 0.0 if smoke else SHORTEST)
             if smoke or CONTROL[0] <= result.control <= CONTROL[1]:
                 return result
     finally:

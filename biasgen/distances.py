@@ -1,23 +1,40 @@
 """The table of distances. Pure data: imports nothing of biasgen. Names are SciPy's."""
 from dataclasses import dataclass
 
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+TOKENS = ("uint8", "int8", "int16", "int32", "int64")
+
 
 @dataclass(frozen=True)
 class Distance:
-    """name; domain: which rows it takes, in words; dtypes: names of the accepted element types; integer: values are integers."""
+    """name; domain: which rows it takes, in words; dtypes: names of the accepted element types.
+
+    integer: between integer rows it is an integer (int64), else a float64. ordered_by: the distance that neighbours are ordered by.
+    """
 
     name: str
     domain: str
     dtypes: tuple[str, ...]
     integer: bool
+    ordered_by: str
 
 
 DISTANCES = {
     d.name: d
     for d in (
-        Distance("hamming", "integer tokens 0..255", ("uint8", "int8", "int16", "int32", "int64"), integer=True),
-        Distance("sqeuclidean", "uint8 rows", ("uint8",), integer=True),
+        Distance("hamming", "integer tokens 0..255", TOKENS, integer=True, ordered_by="hamming"),
+        Distance("sqeuclidean", "uint8 or float rows", ("uint8", *FLOATS), integer=True, ordered_by="sqeuclidean"),
+        Distance("euclidean", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="sqeuclidean"),
+        Distance("cosine", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="cosine"),
+        Distance("correlation", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="correlation"),
+        Distance("cityblock", "uint8 or float rows", ("uint8", *FLOATS), integer=True, ordered_by="cityblock"),
     )
+}
+HINTS = {
+    "l2": "'l2' is squared in some libraries and not in others: say 'sqeuclidean' or 'euclidean'",
+    "l1": "say 'cityblock'",
+    "manhattan": "say 'cityblock'",
+    "pearson": "say 'correlation'",
 }
 
 
@@ -25,10 +42,10 @@ def get(name: str) -> Distance:
     """The distance called `name`; ValueError names what is known."""
     if name in DISTANCES:
         return DISTANCES[name]
-    hint = " ('l2' is squared in some libraries and not in others: say 'sqeuclidean')" if name == "l2" else ""
+    hint = f" ({HINTS[name]})" if name in HINTS else ""
     raise ValueError(f"distance: unknown {name!r}; known: {', '.join(DISTANCES)}{hint}")
 
 
 def default(dtype_name: str) -> str:
-    """Distance taken when none is named: sqeuclidean for uint8 (images), hamming for every other integer type (tokens)."""
-    return "sqeuclidean" if dtype_name == "uint8" else "hamming"
+    """Distance taken when none is named: sqeuclidean for uint8 (images) and floats, hamming for every other type (tokens)."""
+    return "sqeuclidean" if dtype_name == "uint8" or dtype_name in FLOATS else "hamming"

@@ -24,8 +24,8 @@ class Neighbours:
 class Credit:
     """How often each reference row is somebody's nearest.
 
-    weights (M,) float64: sum over queries of 1 / tie_count where the row is among the nearest. distances (N,) and tie_counts (N,)
-    int64 belong to the queries; ties count rows with multiplicity.
+    weights (M,) float64: sum over queries of 1 / tie_count where the row is among the nearest. distances (N,), int64 or
+    float64, and tie_counts (N,) int64 belong to the queries; ties count rows with multiplicity.
     """
 
     weights: Any

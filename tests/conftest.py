@@ -4,6 +4,11 @@ import pytest
 from biasgen import backends
 from biasgen._settings import required_backends
 
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=300, help="random calls that test_fuzz.py makes")
+
+
 IMPLEMENTATIONS = ("torch", "cpu/baseline", "cpu/avx2", "cpu/avx512")
 
 

@@ -11,9 +11,9 @@ from biasgen.oracle import knn as oracle
 from biasgen.oracle import tree_posterior as tree_oracle
 from biasgen.testing import assert_posterior_close
 
-# Queries come in groups of 4 (2), reference rows in panels of 64 bytes: 32 rows (L <= 16), 8 rows (longer), 64 rows (sqeuclidean);
-# a tile is 256, 64 or 64 rows.
-SIZES = [(1, 1), (2, 9), (3, 31), (4, 33), (5, 63), (4, 64), (6, 65), (3, 255), (5, 256), (9, 257)]
+# Hamming: queries come in groups of 4, reference rows in tiles of 256 (L <= 16) or 64. Sqeuclidean: tiles of 8 x 48 (AVX-512), 4 x 24
+# (AVX2), 4 x 12.
+SIZES = [(1, 1), (2, 9), (3, 31), (4, 33), (7, 47), (8, 48), (9, 49), (5, 63), (4, 64), (17, 65), (3, 255), (5, 256), (9, 257)]
 TOKEN_DTYPES = ("uint8", "int8", "int16", "int32", "int64")
 
 
@@ -63,7 +63,7 @@ def test_sqeuclidean(implementation, features):
         assert_search_equals_oracle(query, reference, "sqeuclidean", implementation)
 
 
-@pytest.mark.parametrize("features", [32769, 70001])
+@pytest.mark.parametrize("features", [32768, 32769, 70001])
 def test_sqeuclidean_beyond_int32(implementation, features):
     """70001 squares of 255 are 4.6e9; 33026 of them no longer fit in int32."""
     reference = np.zeros((3, features), np.uint8)
@@ -74,6 +74,8 @@ def test_sqeuclidean_beyond_int32(implementation, features):
 
 def test_reference_longer_than_a_cache_block(implementation):
     query, reference = random_rows(0, (5, 1500), 130, 256)
+    assert_search_equals_oracle(query, reference, "hamming", implementation, ks=(1, 64))
+    query, reference = random_rows(2, (6, 40_000), 9, 200)
     assert_search_equals_oracle(query, reference, "hamming", implementation, ks=(1, 64))
     query, reference = random_rows(1, (3, 50_000), 4, 60)
     assert_search_equals_oracle(query, reference, "hamming", implementation, ks=(1, 64))

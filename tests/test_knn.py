@@ -66,7 +66,7 @@ def test_threads_and_blocks(problem, threads, block):
     credit = nearest_credit(query, reference, distance=distance, backend="cpu")
     with (
         mock.patch.object(_settings, "_num_threads", threads),
-        mock.patch.object(cpu_backend, "QUERY_BLOCK", block),
+        mock.patch.object(cpu_backend, "QUERY_BLOCK", dict.fromkeys(cpu_backend.QUERY_BLOCK, block)),
         mock.patch.object(credit_module, "_PAIRS", block),
     ):
         assert_same(knn(query, reference, k, distance=distance, backend="cpu"), expected)
@@ -158,7 +158,7 @@ ROWS = np.zeros((4, 3), np.int64)
         (ROWS.tolist(), ROWS, {}, TypeError, "query: want a NumPy array or a torch tensor, got list"),
         (ROWS, None, {}, TypeError, "reference: want a NumPy array or a torch tensor, got NoneType"),
         (ROWS.astype(np.float32), ROWS, {}, ValueError, r"query: hamming takes .*int64.*, got float32"),
-        (ROWS, ROWS.astype(np.float64), {}, ValueError, r"reference: hamming takes .*, got float64"),
+        (ROWS, ROWS.astype(np.float64), {}, ValueError, r"query: sqeuclidean takes uint8 or float rows .*, got int64"),
         (ROWS > 0, ROWS, {}, ValueError, r"query: hamming takes .*, got bool"),
         (ROWS, ROWS, {"distance": "sqeuclidean"}, ValueError, r"reference: sqeuclidean takes .*uint8.*, got int64"),
         (ROWS[:0], ROWS, {}, ValueError, r"query: want at least one row.*\(0, 3\)"),
@@ -169,8 +169,15 @@ ROWS = np.zeros((4, 3), np.int64)
         (np.where(np.arange(4)[:, None] == 2, -1, ROWS), ROWS, {}, ValueError, r"query: want tokens in 0..255, got -1 in row 2"),
         (ROWS, ROWS + 256, {}, ValueError, r"reference: want tokens in 0..255, got 256 in row 0"),
         (ROWS.astype(np.int8) - 1, ROWS, {}, ValueError, r"query: want tokens in 0..255, got -1 in row 0"),
-        (ROWS, ROWS, {"distance": "l2"}, ValueError, r"distance: unknown 'l2'; known: hamming, sqeuclidean .*say 'sqeuclidean'"),
-        (ROWS, ROWS, {"distance": "taxi"}, ValueError, r"distance: unknown 'taxi'; known: hamming, sqeuclidean$"),
+        (ROWS, ROWS, {"distance": "l2"}, ValueError, r"distance: unknown 'l2'; known: hamming, sqeuclidean, .*say 'sqeuclidean'"),
+        (ROWS, ROWS, {"distance": "l1"}, ValueError, r"distance: unknown 'l1'; known: .* \(say 'cityblock'\)$"),
+        (ROWS, ROWS, {"distance": "taxi"}, ValueError, r"distance: unknown 'taxi'; known: hamming, .*, cityblock$"),
+        (ROWS.astype(np.uint8), ROWS.astype(np.float32), {}, ValueError, "query: want floats as in the reference, got uint8"),
+        (ROWS.astype(np.float32), ROWS.astype(np.uint8), {}, ValueError, "query: want uint8 as in the reference, got float32"),
+        (ROWS / [1, 1, np.nan], ROWS + 0.5, {}, ValueError, r"query: want finite numbers of at most 1e\+150, got nan in row 0"),
+        (ROWS + 0.5, np.diag([0, 0, -np.inf]), {}, ValueError, r"reference: want finite .*, got -inf in row 2"),
+        (ROWS + 0.5, np.diag([1, 1, -1e151]), {}, ValueError, r"reference: want finite .*, got -1e\+151 in row 2"),
+        (ROWS + 0j, ROWS + 0j, {}, ValueError, r"reference: hamming takes integer tokens .*, got complex128"),
         (ROWS, ROWS, {"backend": "abacus"}, ValueError, r"backend: none can run knn here; abacus: no such backend"),
         (ROWS, ROWS, {"backend": "cuda"}, ValueError, r"backend: none can run knn here; cuda: "),
         (ROWS, TrainingSet(ROWS), {"distance": "sqeuclidean"}, ValueError, r"distance: want 'hamming', which .*got 'sqeuclidean'"),
@@ -223,12 +230,12 @@ def test_forced_instruction_set(monkeypatch):
 
 
 @NATIVE
-@pytest.mark.parametrize(("distance", "bits"), [("hamming", 3), ("hamming", 8), ("sqeuclidean", 8)])
+@pytest.mark.parametrize("bits", [3, 8])
 @pytest.mark.parametrize("features", [5, 16, 100])
-def test_packed_rows_serve_every_instruction_set(distance, bits, features):
+def test_packed_rows_serve_every_instruction_set(bits, features):
     native = cpu_backend._cpu
     rows = np.random.default_rng(0).integers(0, 2**bits, (77, features)).astype(np.uint8)
-    packed = [native.pack_reference(isa, distance, rows, bits) for isa in native.isa_levels()]
+    packed = [native.pack_reference(isa, rows, bits) for isa in native.isa_levels()]
     for other in packed[1:]:
         np.testing.assert_array_equal(other, packed[0])
 
@@ -237,7 +244,7 @@ def test_packed_rows_serve_every_instruction_set(distance, bits, features):
 def test_packed_tokens_are_bit_planes():
     """The documented layout: lane [panel][word][bit][row], bit l of a lane = that bit of the symbol at position l."""
     rows = np.random.default_rng(0).integers(0, 8, (40, 16)).astype(np.uint8)
-    lanes = cpu_backend._cpu.pack_reference("baseline", "hamming", rows, 3).view("<u2").reshape(2, 3, 32)
+    lanes = cpu_backend._cpu.pack_reference("baseline", rows, 3).view("<u2").reshape(2, 3, 32)
     planes = (rows[:, None, :] >> np.arange(3)[:, None] & 1) @ (1 << np.arange(16))
     np.testing.assert_array_equal(lanes.swapaxes(1, 2).reshape(64, 3)[:40], planes)
     assert not lanes[1, :, 8:].any()
@@ -247,7 +254,7 @@ def test_packed_tokens_are_bit_planes():
 def test_native_boundary():
     """Wrong arrays are refused, and rows that do not fit are never written."""
     native, rows = cpu_backend._cpu, np.zeros((3, 5), np.uint8)
-    packed = native.pack_reference("baseline", "hamming", rows, 1)
+    packed = native.pack_reference("baseline", rows, 1)
     ones, zeros, out = np.ones(3, np.int64), np.zeros(3, np.int64), np.full(8, -7)
     with pytest.raises(ValueError, match=r"^offsets: do not match"):
         native.rows_within("baseline", "hamming", rows, packed, 3, 1, zeros, np.array([1, 2, 3, 4]), out)
@@ -257,14 +264,16 @@ def test_native_boundary():
     with pytest.raises(ValueError, match=r"^reference: not what pack_reference makes"):
         native.rows_within("baseline", "hamming", rows, packed[1:], 3, 1, zeros, np.arange(4), out)
     with pytest.raises(ValueError, match=r"^bits: want 1..8"):
-        native.pack_reference("baseline", "hamming", rows, 9)
+        native.pack_reference("baseline", rows, 9)
     with pytest.raises(ValueError, match=r"^isa: 'mmx' cannot run here"):
-        native.pack_reference("mmx", "hamming", rows, 1)
+        native.pack_reference("mmx", rows, 1)
+    with pytest.raises(ValueError, match=r"^reference: want M rows of the query's width"):
+        native.rows_within("baseline", "sqeuclidean", rows, rows[:, :4].copy(), 3, 8, zeros, np.arange(4), out)
     two = np.zeros((3, 2), np.int64)
     with pytest.raises(ValueError, match=r"^tie_rows: want a contiguous \(N,\)"):
-        native.knn("baseline", "hamming", rows, packed, ones, 1, two, two.copy(), zeros[:2], zeros)
+        native.knn("baseline", "hamming", rows, packed, 3, 1, ones, two, two.copy(), zeros[:2], zeros)
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        native.pack_reference("baseline", "hamming", rows.astype(np.float32), 1)
+        native.pack_reference("baseline", rows.astype(np.float32), 1)
 
 
 def test_autocast_does_not_matter():
@@ -272,3 +281,47 @@ def test_autocast_does_not_matter():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = knn(rows[:9], rows, 3, backend="torch")
     np.testing.assert_array_equal(found.distances, oracle.knn(rows[:9], rows, 3, "sqeuclidean")[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(deadline=None, max_examples=60)
+@given(problem=problems())
+def test_a_row_is_not_its_own_neighbour(backend, problem):
+    _, rows, k, distance = problem
+    rows = np.concatenate([rows, rows[:1]])
+    k = min(k, len(rows) - 1, 63)
+    table = oracle.distances(rows, rows, distance)
+    np.fill_diagonal(table, np.iinfo(np.int64).max)
+    indices = np.argsort(table, axis=1, kind="stable")[:, :k]
+    found = knn(rows, rows, k, distance=distance, exclude_self=True, backend=backend)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_array_equal(found.distances, np.take_along_axis(table, indices, 1))
+    np.testing.assert_array_equal(found.tie_counts, (table == table.min(1, keepdims=True)).sum(1))
+
+
+def test_exclude_self_behind_many_copies():
+    """Row 99 comes after more copies of itself than neighbours are asked for."""
+    found = knn(np.zeros((100, 2)), np.zeros((100, 2)), 3, exclude_self=True)
+    assert found.indices[[0, 1, 99]].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 2]]
+    assert (found.tie_counts == 99).all()
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "message"),
+    [
+        (ROWS[:3], 1, "query: want the 4 rows of the reference with exclude_self, got 3"),
+        (np.eye(4, 3, dtype=np.int64), 1, "query: want the rows of the reference with exclude_self, row 0 differs"),
+        (ROWS, 4, r"k: want a whole number in 1\.\.3 \(4 reference rows\), got 4"),
+    ],
+)
+def test_exclude_self_errors(query, k, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        knn(query, ROWS, k, exclude_self=True)
+
+
+def test_progress_counts_the_queries_and_changes_nothing():
+    rows = np.random.default_rng(0).integers(0, 5, (9000, 3))
+    done = []
+    bar = mock.Mock(update=done.append)
+    assert_same(knn(rows, rows[:50], 2, progress=bar), knn(rows, rows[:50], 2))
+    assert done == [4096, 8192, 9000]

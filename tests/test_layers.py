@@ -22,6 +22,7 @@ LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 THIRD_PARTIES = {   # module: the only folders that may import it
     "triton": {"triton_kernels"},
     "matplotlib": {"report"},
+    "PIL": {"data"},
     "scipy": set(),
     "sklearn": set(),
     "faiss": set(),

@@ -7,12 +7,17 @@ import torch
 from biasgen import _settings
 
 
+def num_threads() -> int:
+    """biasgen.set_num_threads, BIASGEN_NUM_THREADS, or torch's own."""
+    return _settings.num_threads() or torch.get_num_threads()
+
+
 def run_blocks(work: Callable[[int, int], None], n: int, block: int) -> None:
     """Call work(start, stop) for every block of 0..n. With one thread, on the caller's own.
 
     The pool lives for one call: nothing survives into a forked child, and Ctrl-C ends the call after the blocks in flight.
     """
-    threads = _settings.num_threads() or torch.get_num_threads()
+    threads = num_threads()
     starts = range(0, n, block)
     if threads == 1 or len(starts) <= 1:
         for start in starts:

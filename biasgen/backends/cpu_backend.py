@@ -1,9 +1,13 @@
 """Native CPU kernels: one loop source for three instruction sets, single-threaded blocks on a pool of Python threads."""
+from functools import partial
+
 import torch
 
 from biasgen import _settings
-from biasgen.backends._blocks import run_blocks
+from biasgen.backends import _codes
+from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._log_field import refuse
+from biasgen.backends._mode import exact_arithmetic
 
 try:
     from biasgen import _cpu
@@ -12,10 +16,13 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
-    "knn": {"dtypes": ("uint8",), "distances": ("hamming", "sqeuclidean")},
+    "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
-QUERY_BLOCK = 512  # queries of one unit of work: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs
+# Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
+# packs the reference for itself, which takes as long as 35 queries do.
+QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
+LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
 
@@ -36,44 +43,63 @@ def isa() -> str:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
 
-    query (N, F) uint8; prepared: biasgen.ops._prepared.Prepared. Returns distances (N, k) and distinct rows (N, k) by
-    (distance, row), tie_rows (N,) distinct rows at the smallest distance, tie_counts (N,) the same with multiplicity; all int64.
+    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), int64 or
+    for floats float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest value, tie_counts (N,)
+    the same with multiplicity, int64.
     """
-    level, bits, reference = _pack(query, prepared)
-    n = len(query)
-    out = [torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n, k), (n,), (n,))]
-    arrays, source, multiplicity = [t.numpy() for t in out], query.numpy(), prepared.multiplicity.numpy()
+    search, _, operands = _search(query, prepared)
+    n, source, multiplicity = len(query), query.numpy(), prepared.multiplicity.numpy()
+    values = torch.empty((n, k), dtype=torch.float64 if query.is_floating_point() else torch.int64)
+    out = [values, *(torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n,), (n,)))]
+    arrays = [t.numpy() for t in out]
 
     def work(start, stop):
-        block = [a[start:stop] for a in arrays]
-        _cpu.knn(level, prepared.distance, source[start:stop], reference, multiplicity, bits, *block)
+        search(source[start:stop], *operands, multiplicity, *(a[start:stop] for a in arrays))
 
-    run_blocks(work, n, QUERY_BLOCK)
+    run_blocks(work, n, _query_block(prepared.distance, n))
     return tuple(out)
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows at distance <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
-    level, bits, reference = _pack(query, prepared)
+    """Distinct rows at value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    _, search, operands = _search(query, prepared)
     rows = torch.empty(int(offsets[-1]), dtype=torch.int64)
     source, radius, offsets, out = query.numpy(), radius.numpy(), offsets.numpy(), rows.numpy()
 
     def work(start, stop):
-        span = radius[start:stop], offsets[start : stop + 1]
-        _cpu.rows_within(level, prepared.distance, source[start:stop], reference, len(prepared.rows), bits, *span, out)
+        search(source[start:stop], *operands, radius[start:stop], offsets[start : stop + 1], out)
 
-    run_blocks(work, len(query), QUERY_BLOCK)
+    run_blocks(work, len(query), _query_block(prepared.distance, len(query)))
     return rows
 
 
-def _pack(query, prepared):
-    """(instruction set, bits a value, packed reference); the packed form serves every instruction set and stays with `prepared`."""
-    level, bits = isa(), 8
+def _search(query, prepared):
+    """The native knn and rows_within for these rows, and what both take after the query: the reference as the kernels want it."""
+    level = isa()
+    if query.is_floating_point():
+        codes = _encoded(level, query.dtype, prepared)
+        return partial(_cpu.knn_floats, level), partial(_cpu.floats_within, level), codes.operands
+    bits, reference = 8, prepared.rows.numpy()
     if prepared.distance == "hamming":
         bits = max(1, int(query.numpy().max()).bit_length(), prepared.largest.bit_length())  # torch would start its threads for this
-    if bits not in prepared.packed:
-        prepared.packed[bits] = _cpu.pack_reference(level, prepared.distance, prepared.rows.numpy(), bits)
-    return level, bits, prepared.packed[bits]
+        if bits not in prepared.packed:  # bit planes, which serve every instruction set
+            prepared.packed[bits] = _cpu.pack_reference(level, reference, bits)
+        reference = prepared.packed[bits]
+    start = level, prepared.distance
+    return partial(_cpu.knn, *start), partial(_cpu.rows_within, *start), (reference, len(prepared.rows), bits)
+
+
+def _encoded(level, dtype, prepared):
+    """Codes of the rows, as `dtype` where that of the query is wider than theirs; they stay with `prepared`."""
+    if dtype not in prepared.packed:
+        with exact_arithmetic(prepared.rows.numel()):
+            prepared.packed[dtype] = _codes.encode(_cpu, level, prepared.rows.to(dtype).numpy())
+    return prepared.packed[dtype]
+
+
+def _query_block(distance, n):
+    """Queries of one unit of work."""
+    return min(QUERY_BLOCK[distance], max(LEAST_BLOCK, -(-n // num_threads())))
 
 
 def tree_posterior(log_field, rules, weights):

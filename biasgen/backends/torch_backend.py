@@ -1,19 +1,22 @@
-"""Plain torch on any device: the fallback. Exact integers, as everywhere."""
+"""Plain torch on any device: the fallback, and every distance. Equal to the oracle to the bit, as everywhere."""
 import math
 
 import torch
 
-from biasgen.backends import _empirical_denoise
+from biasgen.backends import _empirical_denoise, _search
 from biasgen.backends._log_field import MAX_SPREAD, refuse
+from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._values import pair_values, points, rooted
+from biasgen.distances import DISTANCES
 
 DEVICES = ("cpu", "cuda")
+SEARCH = {"dtypes": ("uint8", "float32", "float64"), "distances": tuple(DISTANCES)}
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
-    "knn": {"dtypes": ("uint8",), "distances": ("hamming", "sqeuclidean")},
+    **{op: SEARCH for op in ("knn", "range_count", "distance_histogram", "pairwise_distances", "paired_distances")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 MAX_MEMORY = 256 << 20  # bytes for the temporaries of one block
-_QUERIES = 64  # query rows of a block
 
 
 def probe() -> str | None:
@@ -28,65 +31,53 @@ def isa() -> None:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query, in blocks whose temporaries take about max_memory bytes.
 
-    query (N, F) uint8; prepared: biasgen.ops._prepared.Prepared. Returns distances (N, k) and distinct rows (N, k) by
-    (distance, row), tie_rows (N,) distinct rows at the smallest distance, tie_counts (N,) the same with multiplicity; all int64.
+    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), the
+    distances (squared for euclidean), and distinct rows (N, k) by (value, row), tie_rows (N,) distinct rows at the smallest value,
+    tie_counts (N,) the same with multiplicity; int64, but values are float64 unless the distance has integer values for these rows.
     """
-    size = len(prepared.rows)
-    parts = []
-    for block in query.split(_QUERIES):
-        # (distance, row) as one integer: no two are equal, so the order is total. Below 2^63 while size * F < 1.4e14 bytes.
-        keys = block.new_empty((len(block), 0), dtype=torch.int64)
-        nearest = torch.full((len(block),), torch.iinfo(torch.int64).max, device=block.device)
-        tie_rows, tie_counts = torch.zeros_like(nearest), torch.zeros_like(nearest)
-        for start, distances in _distances(block, prepared, max_memory):
-            stop = start + distances.shape[1]
-            rows = torch.arange(start, stop, device=block.device)
-            keys = torch.cat([keys, distances * size + rows], 1)
-            keys = keys.topk(min(k, keys.shape[1]), largest=False).values
-            closer = torch.minimum(nearest, distances.amin(1))
-            ties = distances == closer[:, None]
-            kept = nearest == closer
-            tie_rows = tie_rows * kept + ties.sum(1)
-            tie_counts = tie_counts * kept + (ties * prepared.multiplicity[start:stop]).sum(1)
-            nearest = closer
-        parts.append((keys // size, keys % size, tie_rows, tie_counts))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    with exact_arithmetic(_elements(query, prepared)):
+        return _search.knn(query, prepared, k, max_memory or MAX_MEMORY)
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows at distance <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
-    found = []
-    for block, limit in zip(query.split(_QUERIES), radius.split(_QUERIES), strict=True):
-        pairs = []
-        for start, distances in _distances(block, prepared):
-            pairs.append((distances <= limit[:, None]).nonzero() + torch.tensor([0, start], device=block.device))
-        pairs = torch.cat(pairs)
-        found.append(pairs[pairs[:, 0].argsort(stable=True), 1])
-    rows = torch.cat(found)
+    """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    with exact_arithmetic(_elements(query, prepared)):
+        rows = _search.rows_within(query, prepared, radius, MAX_MEMORY)
     if len(rows) != int(offsets[-1]):
         raise ValueError("offsets: do not match the number of rows within the radius")
     return rows
 
 
-def _distances(query, prepared, max_memory=None):
-    """Yield (first row, (n, rows) int64 distances to distinct rows first, first + 1, ...) in blocks of about max_memory bytes."""
-    n, features = query.shape
-    # A pair needs about six int64 temporaries, and a byte a position (hamming); a reference row in float64 eight bytes a position.
-    row_bytes = 48 * n + (n * features if prepared.distance == "hamming" else 8 * features)
-    block = max(1, (max_memory or MAX_MEMORY) // row_bytes)
-    for start in range(0, len(prepared.rows), block):
-        rows = prepared.rows[start : start + block]
-        if prepared.distance == "hamming":
-            yield start, (query[:, None] != rows[None]).sum(-1)
-        else:
-            yield start, _squared_distances(query, rows)
+def range_count(query, prepared, radius, max_memory=None):
+    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query."""
+    with exact_arithmetic(_elements(query, prepared)):
+        return _search.range_count(query, prepared, radius, max_memory or MAX_MEMORY)
 
 
-def _squared_distances(query, rows):
-    """Squared distances of uint8 rows by a float64 product: integers below 2^53 throughout, so exact in every order of summation."""
-    with torch.autocast(query.device.type, enabled=False):
-        x, y = query.double(), rows.double()
-        return ((x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * (x @ y.T)).long()
+def distance_histogram(query, prepared, edges, max_memory=None):
+    """(B,) int64: pairs of a query and a reference row by distance; edges (B + 1,) float64, all bins half open but the last."""
+    with exact_arithmetic(_elements(query, prepared)):
+        return _search.distance_histogram(query, prepared, edges, max_memory or MAX_MEMORY)
+
+
+def pairwise_distances(query, prepared, out):
+    """Fill out (N, M), float64 or int64 as the distance has it for these rows, with the distances of all pairs."""
+    with exact_arithmetic(_elements(query, prepared)):
+        _search.pairwise_distances(query, prepared, out, MAX_MEMORY)
+
+
+def paired_distances(a, b, distance):
+    """(N,) distances between row i of a (N, F) and row i of b (N, F), int64 or float64."""
+    block = max(1, MAX_MEMORY // (64 * a.shape[1]))
+    with exact_arithmetic(a.numel()):
+        pairs = zip(a.split(block), b.split(block), strict=True)
+        values = torch.cat([pair_values(points(x, distance), points(y, distance), distance) for x, y in pairs])
+        return rooted(values, distance)
+
+
+def _elements(query, prepared):
+    """No tensor of a search has more."""
+    return max(len(query) * len(prepared.rows), query.numel(), prepared.rows.numel()) * 16
 
 
 def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory=None):

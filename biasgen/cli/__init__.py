@@ -1,11 +1,11 @@
-"""The `biasgen` command: `demo`, `eval`, `split`, `doctor`. Verbs import what they need when they run."""
+"""The `biasgen` command: `demo`, `eval`, `nn`, `split`, `doctor`. Verbs import what they need when they run."""
 import argparse
 import importlib
 import sys
 
 from biasgen._version import __version__
 
-_VERBS = ("demo", "eval", "split", "doctor")
+_VERBS = ("demo", "eval", "nn", "split", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:

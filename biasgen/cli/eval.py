@@ -4,11 +4,14 @@ import os
 import sys
 from pathlib import Path
 
+from biasgen.cli._sources import SOURCES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--train", type=Path, required=True, help=".npy of training rows: integer tokens (N, L) or uint8 images (N, ...)")
-    parser.add_argument("--gen", type=Path, required=True, help=".npy of the generated rows")
-    parser.add_argument("--heldout", type=Path, required=True, help=".npy of held-out rows, of the law and preprocessing of --train")
+    parser.epilog = SOURCES
+    parser.add_argument("--train", type=Path, required=True, help="training rows: integer tokens (N, L) or images (N, ...)")
+    parser.add_argument("--gen", type=Path, required=True, help="generated rows")
+    parser.add_argument("--heldout", type=Path, required=True, help="held-out rows, of the law and preprocessing of --train")
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
     parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
     parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")

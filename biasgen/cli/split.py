@@ -1,10 +1,13 @@
-"""Cut one .npy at random into training, held-out and test rows, so that they come from one pipeline."""
+"""Cut one set of rows at random into training, held-out and test rows, so that they come from one pipeline."""
 import argparse
 from pathlib import Path
 
+from biasgen.cli._sources import SOURCES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="DATA", help=".npy of all rows (N, ...), preprocessed as the model will see them")
+    parser.epilog = SOURCES
+    parser.add_argument("data", type=Path, metavar="DATA", help="all rows (N, ...), preprocessed as the model will see them")
     parser.add_argument("--train", type=size, required=True, help="rows to train on: a number, or a share such as 0.5")
     parser.add_argument("--heldout", type=size, required=True, help="rows that nulls and stopping compare with")
     parser.add_argument("--test", type=size, help="rows that only the final report sees; default: none")

@@ -6,6 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.ops._rows import dtype_name
+from biasgen.ops._stream import blocks
+
+ROW_TYPES = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64"),
+)
+"""Names of the element types that rows may have; each distance takes some of them."""
 _BLOCK_BYTES = 1 << 24     # of rows looked at together: the sets may be memory-mapped
 _CENTERED = 0.05           # share of negative values from which a set is centered: overshoot of a resize stays below, dark images above
 _OUTLIERS = 0.01           # share of values that a sampler which does not clip may throw far out
@@ -33,39 +41,49 @@ def contents(rows: Any) -> np.ndarray:
 
     Rows are compared by 128-bit BLAKE2b digests, so that a memory-mapped set is read once, in order. Memory: 16 bytes a row.
     """
-    digests = [hashlib.blake2b(row, digest_size=16).digest() for block in _blocks(rows) for row in _bytes_of(block)]
-    _, first, inverse = np.unique(np.frombuffer(b"".join(digests), dtype="V16"), return_index=True, return_inverse=True)
+    digests = b"".join(_row_digests(block) for block in blocks(rows, _BLOCK_BYTES))
+    _, first, inverse = np.unique(np.frombuffer(digests, dtype="V16"), return_index=True, return_inverse=True)
     return first[inverse]
 
 
 def describe(rows: Any) -> dict[str, Any]:
-    """n, distinct (rows of different bytes), dtype, low, high and mean of the values, sha256 over the rows' bytes in C order.
+    """n, distinct (rows of different bytes), dtype, low, high and mean of the values, sha256 over the rows' bytes as as_stored gives them.
 
-    rows (N, ...) array or tensor with at least one value; may be memory-mapped.
+    rows (N, ...) array or tensor with at least one value; may be memory-mapped: it is read once, in order. Memory: 16 bytes a row.
     """
-    digest, total, extremes = hashlib.sha256(), 0.0, []
-    for block in _blocks(rows):
-        digest.update(_bytes_of(block))
-        total += float(block.sum(dtype=np.float64))
-        extremes.append((block.min(), block.max()))
+    digest, digests, total, extremes = hashlib.sha256(), [], 0.0, []
+    for block in blocks(rows, _BLOCK_BYTES):
+        digest.update(as_stored(block))
+        digests.append(_row_digests(block))
+        values = _values(block)
+        total += float(values.sum(dtype=np.float64))
+        extremes.append((values.min(), values.max()))
     lows, highs = zip(*extremes, strict=True)
     return {
         "n": len(rows),
-        "distinct": len(np.unique(contents(rows))),
-        "dtype": str(block.dtype),
+        "distinct": len(np.unique(np.frombuffer(b"".join(digests), dtype="V16"))),
+        "dtype": dtype_name(rows, "rows"),
         "low": np.min(lows).item(),
         "high": np.max(highs).item(),
-        "mean": total / (block[0].size * len(rows)),
+        "mean": total / (values[0].size * len(rows)),
         "sha256": digest.hexdigest(),
     }
+
+
+def as_stored(block: Any) -> np.ndarray:
+    """An array or tensor as files hold it: C order, little-endian, bfloat16 as int16 of the same bits."""
+    if isinstance(block, torch.Tensor):
+        block = block.detach().cpu()
+        block = (block.view(torch.int16) if block.dtype == torch.bfloat16 else block).numpy()
+    return np.ascontiguousarray(block, block.dtype.newbyteorder("<"))
 
 
 def check_ranges(*, gen: Any, train: Any, heldout: Any) -> None:
     """ValueError where values of the sets cannot be on one scale: [0, 1], [-1, 1] and [0, 255] taken for one another, or not centered.
 
     Args:
-        gen (n, ...), train (m, ...), heldout (h, ...): arrays or tensors of uint8 or floats. Tokens (other integer types) have no scale:
-            nothing is checked if one of the sets holds them.
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays or tensors of uint8 or floats, or a TrainingSet, whose recorded range is
+            taken. Tokens (other integer types) have no scale: nothing is checked if one of the sets holds them.
 
     heldout and gen are refused for
     - values all within 0 .. 1 where train exceeds 2 and is not centered;
@@ -80,12 +98,13 @@ def check_ranges(*, gen: Any, train: Any, heldout: Any) -> None:
 
     NaN and infinities are refused too.
     """
-    sets = {"train": train, "heldout": heldout, "gen": gen}
+    given = {"train": train, "heldout": heldout, "gen": gen}
+    sets = {name: rows.rows if hasattr(rows, "prepared") else rows for name, rows in given.items()}
     if any(_is_token(rows) for rows in sets.values()):
         return
-    ranges = {name: _range(rows, name) for name, rows in sets.items()}
+    ranges = {name: _range(rows, name) if rows is sets[name] else (rows.low, rows.high) for name, rows in given.items()}
     for name in ("heldout", "gen"):
-        why = _mismatch(sets[name], ranges[name], train, ranges["train"])
+        why = _mismatch(sets[name], ranges[name], sets["train"], ranges["train"])
         if why:
             (low, high), (train_low, train_high) = ranges[name], ranges["train"]
             scale = f"{train_low:g} .. {train_high:g}"
@@ -138,18 +157,24 @@ def _share(rows: Any, chosen: Callable[[np.ndarray], np.ndarray]) -> float:
 
 
 def _is_token(rows: Any) -> bool:
-    name = str(rows.dtype).removeprefix("torch.")
+    name = dtype_name(rows, "rows")
     return "float" not in name and name != "uint8"
 
 
 def _blocks(rows: Any) -> Iterator[np.ndarray]:
-    """Contiguous runs of the rows, as NumPy arrays."""
-    step = max(1, _BLOCK_BYTES // max(1, rows[:1].nbytes))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        yield np.ascontiguousarray(part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else part)
+    """Values of consecutive runs of the rows."""
+    return (_values(block) for block in blocks(rows, _BLOCK_BYTES))
 
 
-def _bytes_of(block: np.ndarray) -> np.ndarray:
-    """(rows, bytes a row) uint8, a view."""
-    return block.reshape(len(block), -1).view(np.uint8)
+def _values(block: Any) -> np.ndarray:
+    """The values of an array or tensor, bfloat16 as float32."""
+    if isinstance(block, torch.Tensor):
+        block = block.detach().cpu()
+        return (block.float() if block.dtype == torch.bfloat16 else block).numpy()
+    return block
+
+
+def _row_digests(block: Any) -> bytes:
+    """16 bytes for each row."""
+    stored = as_stored(block)
+    return b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in stored.reshape(len(stored), -1).view(np.uint8))

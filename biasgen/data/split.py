@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from biasgen._version import __version__
 from biasgen.data.files import SPLIT, load_rows
 from biasgen.data.hygiene import contents, describe
+from biasgen.ops._rows import dtype_name
 from biasgen.results import SCHEMA, json_safe
 
 _NAMES = ("train", "heldout", "test")
@@ -34,7 +36,7 @@ def split_rows(rows: np.ndarray, sizes: Mapping[str, int | float], *, seed: int)
 
 
 def write_split(
-    source: str | Path,
+    source: Any,
     out: str | Path,
     sizes: Mapping[str, int | float],
     *,
@@ -45,7 +47,7 @@ def write_split(
     """Write train.npy, heldout.npy and, where asked for, test.npy, with split.json; returns what that holds.
 
     Args:
-        source: .npy of numbers (N, ...); read from disk as needed.
+        source: rows (N, ...), or what data.files.load_rows takes; memory-mapped ones are read as needed.
         out: folder, made if absent. It may hold none of the four files.
         sizes: of "train", "heldout" and perhaps "test", as in split_rows; shares are of the rows that take part.
         seed: of the partition.
@@ -60,9 +62,11 @@ def write_split(
     held = [name for name in (*(f"{name}.npy" for name in _NAMES), SPLIT) if (out / name).exists()]
     if held:
         raise ValueError(f"out: want a folder without the files of a split, got {out} with {', '.join(held)}")
-    rows = load_rows(source, "data", mapped=True)
-    if rows.ndim < 2 or 0 in rows.shape or rows.dtype.kind not in "biuf":
-        raise ValueError(f"data: want numbers of shape (rows, ...) without a zero, got {rows.dtype} of shape {rows.shape}")
+    rows = load_rows(source, "data")
+    if 0 in rows.shape or dtype_name(rows, "data") == "bfloat16":
+        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise ValueError(f"data: want a shape (rows, ...) without a zero and a type that .npy has, got {got}")
+    rows = rows.detach().cpu().numpy() if isinstance(rows, torch.Tensor) else rows
     same = contents(rows) if distinct or disjoint else None
     part = np.flatnonzero(same == np.arange(len(rows))) if distinct else np.arange(len(rows))
     chosen = {name: part[index] for name, index in _partition(len(part), sizes, seed).items()}
@@ -86,7 +90,7 @@ def write_split(
             "seed": seed,
             "distinct": distinct,
             "disjoint": disjoint,
-            "source": {"name": Path(source).name} | _entry(rows),
+            "source": {"name": Path(source).name if isinstance(source, str | Path) else None} | _entry(rows),
             "sets": sets,
         }
         written[out / SPLIT].write_text(json.dumps(json_safe(record), indent=1) + "\n", encoding="utf-8")

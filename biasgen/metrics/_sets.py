@@ -65,8 +65,15 @@ def pooled(first: Any, second: Any) -> np.ndarray | torch.Tensor:
     parts = [rows_of(first, "first"), rows_of(second, "second")]
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     if tensors:
-        return torch.cat([torch.as_tensor(part, device=tensors[0].device) for part in parts])
+        return torch.cat([_tensor(part).to(tensors[0].device) for part in parts])
     return np.concatenate(parts)
+
+
+def _tensor(rows: np.ndarray | torch.Tensor) -> torch.Tensor:
+    if isinstance(rows, torch.Tensor):
+        return rows
+    # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write, as of a memory-mapped file
+    return torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
 
 
 def to_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -106,4 +113,4 @@ def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: floa
 
 
 def _dtype_name(rows: np.ndarray | torch.Tensor) -> str:
-    return str(rows.dtype).removeprefix("torch.")
+    return str(rows.dtype).removeprefix("torch.") if isinstance(rows, torch.Tensor) else rows.dtype.name

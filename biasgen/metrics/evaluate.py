@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from biasgen.data.hygiene import check_ranges, describe
-from biasgen.metrics._sets import check_sets, check_settings, rows_of
+from biasgen.metrics._sets import check_sets, check_settings
 from biasgen.metrics.one_model import one_model
 from biasgen.metrics.self_test import self_test, warnings_of
 from biasgen.results import SCHEMA, Result, json_safe
@@ -51,10 +51,10 @@ def evaluate(
     sets = {"gen": gen, "train": train, "heldout": heldout}
     distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
     if distance != "hamming":     # symbols have no scale, in uint8 neither
-        check_ranges(**{name: rows_of(rows, name) for name, rows in sets.items()})
+        check_ranges(**sets)
     metrics = one_model(**sets, alpha=alpha, distance=distance, permutations=permutations, seed=seed)
     tests = self_test(train=train, heldout=heldout, distance=distance, seed=seed)
-    described = {name: describe(rows_of(rows, name)) for name, rows in sets.items()}
+    described = {name: rows.description if hasattr(rows, "description") else describe(rows) for name, rows in sets.items()}
     return Report(metrics, described, metrics["near_copies"].params, tests, warnings_of(tests))
 
 

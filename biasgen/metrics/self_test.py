@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from biasgen.data.hygiene import contents
-from biasgen.metrics._sets import check_sets, pool_credit, pooled, prepared, rows_of, to_numpy
+from biasgen.metrics._sets import check_sets, pool_credit, pooled, prepared, rows_of
 from biasgen.metrics.train_affinity import credit_shares
 from biasgen.results import Result
 from biasgen.statistics.permutation import permuted_counts, subset_sums, upper_tail
@@ -75,7 +75,7 @@ def _heldout_affinity(train: Any, heldout: Any, distance: str, rng: np.random.Ge
 
 def _shared_rows(train: Any, heldout: Any, rng: np.random.Generator) -> Result | None:
     m, h = len(train), len(heldout)
-    first = contents(to_numpy(pooled(train, heldout)))
+    first = contents(pooled(train, heldout))
     _, counts = np.unique(first, return_counts=True)
     repeated = counts[counts > 1]
     if len(repeated) == 0:

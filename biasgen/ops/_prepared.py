@@ -1,21 +1,25 @@
 """The reference side of a search, prepared once: distinct rows, how often each occurs, and where."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
-from biasgen.ops._rows import as_bytes, dtype_name
+from biasgen.backends._mode import exact_arithmetic
+from biasgen.ops._rows import as_rows, dtype_name
+
+_COMPARED = 1024  # rows gathered at a time to be compared: never a second copy of all of them
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """M rows as U distinct ones.
 
-    rows (U, F) uint8: the distinct rows in order of first appearance. multiplicity (U,) int64. members (M,) int64: original indices,
-    those of distinct row u ascending in members[offsets[u] : offsets[u + 1]]; offsets (U + 1,). distance: its name. shape: of one row.
-    largest: the largest value in rows. packed: what backends keep, by bits a value; derived from rows, never saved.
+    rows (U, F) uint8, float32 or float64: the distinct rows in order of first appearance; equal by value, so that -0.0 is 0.0.
+    multiplicity (U,) int64. members (M,) int64: original indices, those of distinct row u ascending in
+    members[offsets[u] : offsets[u + 1]]; offsets (U + 1,). distance: its name. shape: of one row. largest: the largest value in rows.
+    packed: what backends keep, for the cpu backend's integers by bits a value; derived from rows, never saved.
     """
 
     rows: torch.Tensor
@@ -24,24 +28,42 @@ class Prepared:
     offsets: torch.Tensor
     distance: str
     shape: tuple[int, ...]
-    largest: int
-    packed: dict[int, Any] = field(default_factory=dict)
+    largest: int | float
+    packed: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
         """Number of rows in full, M."""
         return len(self.members)
 
+    @property
+    def searched(self) -> "Prepared":
+        """The same rows before the distance that orders them: the squares of euclidean, which stay apart where roots are equal."""
+        return replace(self, distance=distances.get(self.distance).ordered_by)
+
+    @property
+    def integer(self) -> bool:
+        """Whether distances to these rows are integers."""
+        return not self.rows.is_floating_point() and distances.get(self.distance).integer
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type of rows, as backends declare it."""
+        return str(self.rows.dtype).removeprefix("torch.")
+
 
 def prepare(rows: Any, distance: str | None = None, name: str = "reference") -> Prepared:
     """Find the distinct rows of (M, ...), by sorting: O(M log M). distance None: the default of the element type.
 
-    Errors: see biasgen.ops._rows.as_bytes; ValueError for an unknown distance. They begin with `name`.
+    Errors: see biasgen.ops._rows.as_rows; ValueError for an unknown distance. They begin with `name`.
     """
     distance = distances.get(distances.default(dtype_name(rows, name)) if distance is None else distance).name
-    flat = as_bytes(rows, name, distance)
-    first, members, multiplicity = _groups(flat.cpu().numpy())
+    flat = as_rows(rows, name, distance)
     device = flat.device
+    with exact_arithmetic(flat.numel()):
+        values = flat + 0.0 if flat.is_floating_point() else flat  # makes -0.0 the bytes of 0.0
+    first, members, multiplicity = _groups(values.cpu().numpy().view(np.uint8))
+    del values
     offsets = np.concatenate(([0], np.cumsum(multiplicity)))
     return Prepared(
         rows=flat[torch.from_numpy(first).to(device)],
@@ -50,7 +72,7 @@ def prepare(rows: Any, distance: str | None = None, name: str = "reference") -> 
         offsets=torch.from_numpy(offsets).to(device),
         distance=distance,
         shape=tuple(rows.shape[1:]),
-        largest=int(flat.max()),
+        largest=flat.max().item(),
     )
 
 
@@ -68,21 +90,35 @@ def reference_of(reference: Any, distance: str | None) -> Prepared:
 
 
 def query_of(query: Any, prepared: Prepared) -> torch.Tensor:
-    """`query` (N, ...) as uint8 (N, F) beside the prepared rows. ValueError when shapes or devices differ."""
-    rows = as_bytes(query, "query", prepared.distance)
+    """`query` (N, ...) as (N, F) beside the prepared rows: uint8 for uint8; for floats at least as wide as the rows, never rounded.
+
+    ValueError when shapes or devices differ, or one is of integers and the other of floats: their scales would differ, too.
+    """
+    rows = as_rows(query, "query", prepared.distance)
     if tuple(query.shape[1:]) != prepared.shape:
         raise ValueError(f"query: want rows of shape {prepared.shape} as in the reference, got {tuple(query.shape[1:])}")
+    if rows.is_floating_point() != prepared.rows.is_floating_point():
+        raise ValueError(f"query: want {_kind(prepared.rows)} as in the reference, got {dtype_name(query, 'query')}")
     device = prepared.rows.device
     if isinstance(query, torch.Tensor) and query.device != device:
         raise ValueError(f"query: want a tensor on {device} as the reference, got {query.device}")
-    return rows.to(device)
+    with exact_arithmetic(rows.numel()):
+        return rows.to(device, torch.promote_types(rows.dtype, prepared.rows.dtype))
+
+
+def _kind(rows: torch.Tensor) -> str:
+    return "floats" if rows.is_floating_point() else "uint8"
 
 
 def _groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First index, members and multiplicity of the distinct rows of (M, F) uint8, in order of first appearance."""
+    """First index, members and multiplicity of the distinct rows of (M, bytes) uint8, in order of first appearance."""
     keys = rows.view(np.dtype((np.void, rows.shape[1])))[:, 0]  # compared as strings of bytes
     order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.concatenate(([True], keys[order[1:]] != keys[order[:-1]])))
+    differs = np.ones(len(rows), dtype=bool)  # from the row before it in `order`
+    for start in range(1, len(rows), _COMPARED):
+        run = keys[order[start - 1 : start + _COMPARED]]
+        differs[start : start + _COMPARED] = run[1:] != run[:-1]
+    starts = np.flatnonzero(differs)
     group = np.argsort(order[starts])  # a group's first index is its smallest: the sort is stable
     counts = np.diff(np.append(starts, len(rows)))
     multiplicity = counts[group]

@@ -1,10 +1,12 @@
-"""Checks of rows: arrays and tensors of any shape become contiguous (N, F) uint8 tensors, or an error that names the row."""
+"""Checks of rows: arrays and tensors of any shape become contiguous (N, F) tensors of uint8 or floats, or an error that names the row."""
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+
+LARGEST = 1e150  # magnitude of a float: the square of no difference overflows, nor the sum of 10^7 of them
 
 
 def dtype_name(rows: Any, name: str) -> str:
@@ -14,11 +16,12 @@ def dtype_name(rows: Any, name: str) -> str:
     return str(rows.dtype).removeprefix("torch.") if isinstance(rows, torch.Tensor) else rows.dtype.name
 
 
-def as_bytes(rows: Any, name: str, distance: str) -> torch.Tensor:
-    """`rows` (N, ...) as a contiguous uint8 tensor (N, F), on the device where they are; not copied where they are that already.
+def as_rows(rows: Any, name: str, distance: str) -> torch.Tensor:
+    """`rows` (N, ...) as a contiguous tensor (N, F), on the device where they are; not copied where they are that already.
 
+    Integers become uint8; float64 and float32 stay, float16 and bfloat16 become float32: nothing is rounded.
     Errors: TypeError for another kind of object; ValueError for fewer than two dimensions, an empty set, an element type that
-    `distance` does not take, a token outside 0..255.
+    `distance` does not take, a token outside 0..255, a float that is not finite or beyond 1e150.
     """
     known = distances.get(distance)
     dtype = dtype_name(rows, name)
@@ -28,9 +31,18 @@ def as_bytes(rows: Any, name: str, distance: str) -> torch.Tensor:
     if len(shape) < 2 or 0 in shape:
         raise ValueError(f"{name}: want at least one row, shape (rows, ...) without a zero, got shape {shape}")
     if isinstance(rows, np.ndarray):
+        if dtype == "bfloat16":  # an extension of NumPy, unknown to torch
+            rows = rows.astype(np.float32)
         # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
         rows = torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
     rows = rows.detach().reshape(shape[0], -1)
+    if dtype in distances.FLOATS:
+        rows = rows.float() if rows.dtype.itemsize == 2 else rows
+        smallest, largest = (float(value) for value in rows.aminmax())
+        if not (smallest >= -LARGEST and largest <= LARGEST):
+            row, column = (~(rows.double().abs() <= LARGEST)).nonzero()[0].tolist()
+            raise ValueError(f"{name}: want finite numbers of at most {LARGEST:g}, got {rows[row, column].item()} in row {row}")
+        return rows.contiguous()
     if rows.dtype != torch.uint8:
         smallest, largest = (int(value) for value in rows.aminmax())
         if smallest < 0 or largest > 255:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import query_of, reference_of
 from biasgen.ops.knn import like
@@ -14,6 +16,7 @@ from biasgen.results import Credit
 _PAIRS = 1 << 22  # (query, nearest row) pairs held at a time: 32 MiB
 
 
+@exact_arithmetic()
 def nearest_credit(
     query: Any, reference: Any, *, distance: str | None = None, within: float | None = None, backend: str | None = None
 ) -> Credit:
@@ -28,7 +31,7 @@ def nearest_credit(
         within: only queries whose nearest distance is at most this give credit. None: all.
 
     Returns:
-        Credit of weights (M,) float64, distances (N,) int64, tie_counts (N,) int64; NumPy for a NumPy query, else tensors.
+        Credit of weights (M,) float64, distances (N,) as those of `knn`, tie_counts (N,) int64; NumPy for a NumPy query, else tensors.
 
     Raises:
         As `knn`; ValueError when `within` is not a number.
@@ -37,9 +40,11 @@ def nearest_credit(
     rows = query_of(query, prepared)
     if within is not None and (not isinstance(within, Real) or math.isnan(within)):
         raise ValueError(f"within: want a distance or None, got {within!r}")
-    _, module = choose("knn", device=rows.device.type, dtype="uint8", distance=prepared.distance, backend=backend)
-    distances, _, tie_rows, tie_counts = module.knn(rows, prepared, 1)
-    distances = distances[:, 0]
+    searched = prepared.searched
+    _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=searched.distance, backend=backend)
+    values, _, tie_rows, tie_counts = module.knn(rows, searched, 1)
+    values = values[:, 0]
+    distances = rooted(values, prepared.distance)
 
     near = torch.ones_like(distances, dtype=torch.bool) if within is None else distances <= within
     chosen = near.nonzero()[:, 0]
@@ -47,7 +52,7 @@ def nearest_credit(
     for part in _parts(tie_rows[chosen]):
         ids = chosen[part]
         offsets = torch.nn.functional.pad(tie_rows[ids].cumsum(0), (1, 0))
-        nearest = module.rows_within(rows[ids], prepared, distances[ids], offsets)
+        nearest = module.rows_within(rows[ids], searched, values[ids], offsets)
         credit = (1.0 / tie_counts[ids].double()).repeat_interleave(tie_rows[ids])
         np.add.at(shares, nearest.cpu().numpy(), credit.cpu().numpy())  # one after the other, unlike an atomic or pairwise sum
 

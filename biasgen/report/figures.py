@@ -55,7 +55,7 @@ def draw_curves(evaluations: list[dict[str, Any]], path: str | Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1]:
         axis.set_xlabel("optimizer step")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_neighbours(evaluations: list[dict[str, Any]], path: str | Path) -> None:
@@ -79,7 +79,7 @@ def draw_neighbours(evaluations: list[dict[str, Any]], path: str | Path) -> None
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("share of rows")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _curve(axis: Any, steps: list[int], values: list[float], label: str, color: str, *, minimum: bool = False) -> None:
@@ -89,7 +89,8 @@ def _curve(axis: Any, steps: list[int], values: list[float], label: str, color: 
         axis.plot(steps[low], values[low], "v", ms=10, color=color, label=f"lowest at step {steps[low]}")
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save(figure: Any, path: str | Path) -> None:
+    """Write a PNG, whole or not at all, and close the figure."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
     figure.savefig(part, dpi=130, format="png")

@@ -6,13 +6,14 @@ namespace biasgen {
 
 enum class Distance { hamming, sqeuclidean };
 
-// N query rows against M packed reference rows. Both sides were packed for the same distance, `features` and `bits`:
-// bits of the largest symbol for hamming (1..8), 8 for sqeuclidean.
+// N query rows against M reference rows of bytes.
 struct KnnRows {
   Distance distance;
-  const void* query;      // packed with width 1, 8-byte aligned
-  const void* reference;  // packed with width panel_rows()
-  int64_t N, M, features, bits;
+  const uint8_t* query;   // (N, features)
+  const void* reference;  // hamming: packed by pack_reference; sqeuclidean: the rows themselves, (M, features) bytes
+  int64_t N, M, features;
+  int64_t bits;   // hamming: bits of the largest symbol on either side, 1..8; the reference was packed for it
+  void* scratch;  // scratch_bytes(...), aligned to 64 bytes
 };
 
 // The k smallest of each query by (distance, row), ascending; tie_rows: rows that share the smallest distance,
@@ -35,33 +36,97 @@ struct KnnWithin {
   int64_t* rows;
 };
 
-// Hamming works on lanes of 16 positions (short rows, one word) or 64; squared distances on pairs of bytes.
-static inline int64_t lane_bytes(Distance distance, int64_t features) {
-  return distance == Distance::hamming && features > 16 ? 8 : 2;
-}
+// N query rows against M reference rows, all float64 or all float32, by squared distance. The reference was encoded by
+// encode_rows; `outlying` are its rows with a residual above usual_residual, whose codes say little.
+struct FloatRows {
+  bool float64;
+  const void* query;      // (N, features)
+  const void* reference;  // (M, features)
+  int64_t N, M, features;
+  const double* center;  // (features,)
+  double unit;           // between codes: at least 1e-100, 24 significant bits
+  const uint8_t* reference_codes;
+  const double* reference_residuals;
+  double usual_residual;
+  const int64_t* outlying;  // (outliers,)
+  int64_t outliers;
+  uint8_t* query_codes;     // (N, features), written here like the following
+  double* query_residuals;  // (N,)
+  int64_t* limits;          // (N,)
+  void* scratch;            // scratch_bytes(...), aligned to 64 bytes
+};
 
-// Rows that lie side by side in the packed reference. Fixed, so that packed rows serve every instruction set.
-static inline int64_t panel_rows(Distance distance, int64_t features) {
-  return distance == Distance::sqeuclidean ? 64 : 64 / lane_bytes(distance, features);
-}
+// KnnNearest and KnnWithin of values; no row that does not exist is left in `rows` as k <= M.
+struct FloatNearest {
+  int64_t k;
+  const int64_t* multiplicity;  // (M,)
+  double* values;               // (N, k)
+  int64_t* rows;                // (N, k)
+  int64_t* tie_rows;            // (N,)
+  int64_t* tie_counts;          // (N,)
+};
 
-// Bytes that a packed row takes: `bits` lanes a word, or the features rounded up to whole pairs (a query: of int16).
-static inline int64_t packed_row_bytes(Distance distance, int64_t features, int64_t bits, bool query) {
-  if (distance == Distance::sqeuclidean) return (features + 1) / 2 * (query ? 4 : 2);
-  const int64_t lane = lane_bytes(distance, features);
+struct FloatWithin {
+  const double* radius;    // (N,)
+  const int64_t* offsets;  // (N + 1,)
+  int64_t* cursor;         // (N,)
+  int64_t* rows;
+};
+
+// N rows to codes (N, features) and residuals (N,).
+struct FloatCodes {
+  bool float64;
+  const void* rows;  // (N, features)
+  int64_t N, features;
+  const double* center;  // (features,)
+  double unit;
+  uint8_t* codes;
+  double* residuals;
+};
+
+// The values (docs/exactness.md) of P pairs of a query and a reference row, both float64 or both float32.
+struct KnnPairs {
+  bool cityblock;  // else sqeuclidean
+  bool float64;
+  const void* query;      // (N, features)
+  const void* reference;  // (M, features)
+  int64_t features, P;
+  const int64_t* query_rows;  // (P,)
+  const int64_t* rows;        // (P,)
+  double* values;             // (P,)
+};
+
+// Hamming works on lanes of 16 positions (short rows, one word) or 64.
+static inline int64_t lane_bytes(int64_t features) { return features > 16 ? 8 : 2; }
+
+// Bytes of a row as bit planes: `bits` lanes a word.
+static inline int64_t planes_bytes(int64_t features, int64_t bits) {
+  const int64_t lane = lane_bytes(features);
   return (features + 8 * lane - 1) / (8 * lane) * bits * lane;
 }
 
-// The layouts (`width` rows side by side; the last panel is filled up with zeros):
-//   hamming      lane[panel][word][bit][width]; bit l of the lane = bit `bit` of the symbol at position word * lane
-//   bits + l sqeuclidean  byte[panel][pair][width][2];   a query (width 1) holds int16 in place of bytes
-#define BIASGEN_KNN_KERNELS(ISA)                                                                                    \
-  inline namespace ISA {                                                                                            \
-  void pack_query(Distance distance, const uint8_t* rows, int64_t N, int64_t features, int64_t bits, void* packed); \
-  void pack_reference(Distance distance, const uint8_t* rows, int64_t M, int64_t features, int64_t bits,            \
-                      void* packed);                                                                                \
-  void knn(const KnnRows& rows, const KnnNearest& nearest);                                                         \
-  void rows_within(const KnnRows& rows, const KnnWithin& within);                                                   \
+// Reference rows whose planes lie side by side. Fixed, so that packed rows serve every instruction set.
+static inline int64_t plane_rows(int64_t features) { return 64 / lane_bytes(features); }
+
+// What a search of N queries needs beside its operands, at any instruction set.
+static inline int64_t scratch_bytes(Distance distance, int64_t N, int64_t features, int64_t bits) {
+  if (distance == Distance::hamming) return N * planes_bytes(features, bits);
+  // The queries in whole groups of 8 and a panel of 48 rows, at most two bytes a feature, up to 16 features more; per
+  // query its square and limit, per row of the panel two constants.
+  return ((N + 7) / 8 * 8 + 48) * ((features + 15) / 16 * 32 + 16);
+}
+
+// pack_reference writes lane[panel][word][bit][plane_rows]: bit l of the lane = bit `bit` of the symbol at position
+// word * (8 * lane_bytes) + l; the last panel is filled up with zeros.
+#define BIASGEN_KNN_KERNELS(ISA)                                                                     \
+  inline namespace ISA {                                                                             \
+  void pack_reference(const uint8_t* rows, int64_t M, int64_t features, int64_t bits, void* packed); \
+  void knn(const KnnRows& rows, const KnnNearest& nearest);                                          \
+  void rows_within(const KnnRows& rows, const KnnWithin& within);                                    \
+  void encode(const FloatCodes& codes);                                                              \
+  void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                               \
+  void floats_within(const FloatRows& rows, const FloatWithin& within);                              \
+  void pair_values(const KnnPairs& pairs);                                                           \
   }
 
 #ifdef BIASGEN_ISA  // a kernel file knows its own level, the bindings know all

@@ -3,9 +3,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from biasgen import TreeGrammar
+from biasgen import TrainingSet, TreeGrammar
 
 
 @pytest.fixture
@@ -94,6 +96,19 @@ def test_bad_sets(evaluate, change, message):
     assert (status, out) == (2, "")
     assert err.startswith(f"biasgen eval: {message}")
     assert err.count("\n") == 1
+
+
+def test_every_kind_of_input(evaluate, command, tmp_path):
+    sets = digits(planted=18)
+    _, whole, _ = evaluate("--json", "-", **sets)
+    torch.save({"images": torch.from_numpy(sets["gen"]), "labels": torch.zeros(599)}, "gen.pt")
+    (tmp_path / "gen").mkdir()
+    for i, row in enumerate(sets["gen"]):
+        Image.fromarray(row).save(f"gen/{i:03}.png")
+    for gen, shape in (("gen.pt:images", (599, 8, 8)), ("gen", (599, 8, 8, 1))):     # images in a folder have channels
+        TrainingSet(sets["train"].reshape(shape)).save("train.biasgen")
+        np.savez("heldout.npz", labels=np.zeros(599), arr_0=sets["heldout"].reshape(shape))
+        assert command("eval", "--train=train.biasgen", f"--gen={gen}", "--heldout=heldout.npz", "--json", "-") == (0, whole, "")
 
 
 def test_bad_distance(evaluate):

@@ -1,5 +1,6 @@
 """What a set is, whether two sets are on one scale, and the mark of held-out rows filtered by content."""
 import hashlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis.extra import numpy as npst
 
 from biasgen.data import hygiene
 from biasgen.data.hygiene import ContentDisjoint, check_ranges, contents, describe
+from biasgen.data.training_set import TrainingSet
 from biasgen.metrics.train_affinity import train_affinity
 
 ROWS = npst.arrays(np.int16, npst.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.integers(-1, 1))
@@ -43,6 +45,7 @@ class TestDescribe:
         assert (whole["low"], whole["high"]) == (rows.min(), rows.max())
         assert describe(np.asfortranarray(rows)) == whole
         assert describe(torch.from_numpy(rows)) == whole
+        assert describe(rows.astype(">f4")) == whole
         assert describe(np.load(tmp_path / "rows.npy", mmap_mode="r")) == whole
 
 
@@ -144,6 +147,38 @@ def test_slight_overshoot_does_not_make_a_set_centered():
 def test_tokens_have_no_scale():
     tokens = RNG.integers(0, 6, (20, 8))
     check_ranges(gen=np.zeros_like(tokens), train=tokens, heldout=torch.from_numpy(tokens))
+
+
+def test_the_recorded_range_of_a_training_set_is_taken():
+    train = TrainingSet(SCALES["bytes"])
+    assert (train.low, train.high) == (SCALES["bytes"].min(), SCALES["bytes"].max())
+    read = hygiene._range
+    with mock.patch.object(hygiene, "_range", side_effect=lambda rows, name: read(rows, name) if name != "train" else 1 / 0):
+        check_ranges(gen=SCALES["bytes"], train=train, heldout=SCALES["bytes"])
+        with pytest.raises(ValueError, match=r"all within 0 \.\. 1"):
+            check_ranges(gen=SCALES["binary"], train=train, heldout=SCALES["bytes"])
+    train.description["high"] = 1     # what is recorded decides
+    with pytest.raises(ValueError, match="values beyond 2"):
+        check_ranges(gen=SCALES["bytes"], train=train, heldout=SCALES["binary"])
+    centered = TrainingSet(SCALES["centered"])     # of which the share of negative values is asked for, too
+    with pytest.raises(ValueError, match="none is negative"):
+        check_ranges(gen=SCALES["unit"], train=centered, heldout=centered)
+
+
+@pytest.mark.usefixtures("_block_bytes")
+def test_bfloat16():
+    rows = torch.from_numpy(SCALES["unit"][:20]).bfloat16()
+    rows[3] = rows[0]
+    found, wide = describe(rows), describe(rows.float())
+    assert found["dtype"] == "bfloat16"
+    assert found["sha256"] == hashlib.sha256(rows.view(torch.int16).numpy().tobytes()).hexdigest()
+    assert {name: found[name] for name in ("n", "distinct", "low", "high", "mean")} == {
+        name: wide[name] for name in ("n", "distinct", "low", "high", "mean")
+    }
+    np.testing.assert_array_equal(contents(rows), contents(rows.float()))
+    check_ranges(gen=rows, train=rows, heldout=rows)
+    with pytest.raises(ValueError, match="values beyond 2"):
+        check_ranges(gen=255 * rows, train=rows, heldout=rows)
 
 
 @pytest.mark.usefixtures("_block_bytes")

@@ -5,6 +5,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,24 @@ def test_files_and_their_record(source, tmp_path):
     assert written == json.loads(json.dumps(record))     # tuples are lists there
     assert (written["schema"], written["biasgen"], written["seed"], written["distinct"]) == (1, __version__, 3, False)
     assert written["source"] == {"name": "rows.npy", "shape": [200, 2, 2]} | describe(np.load(source))
+
+
+def test_every_source_gives_the_same_sets(source, tmp_path):
+    rows, sizes = np.load(source), {"train": 90, "heldout": 60}
+    np.savez(tmp_path / "two.npz", a=rows, b=rows[:5])
+    sources = {"npz": f"{tmp_path}/two.npz:a", "array": rows, "tensor": torch.from_numpy(rows), "blocks": (row[None] for row in rows)}
+    whole = write_split(source, tmp_path / "whole", sizes)
+    for name, other in sources.items():
+        record = write_split(other, tmp_path / name, sizes)
+        assert record["sets"] == whole["sets"]
+        assert record["source"] == whole["source"] | {"name": "two.npz:a" if name == "npz" else None}
+        for part, expected in loaded(tmp_path / "whole").items():
+            np.testing.assert_array_equal(loaded(tmp_path / name)[part], expected)
+
+
+def test_rows_that_npy_cannot_hold(tmp_path):
+    with pytest.raises(ValueError, match=r"^data: want .* a type that \.npy has, got torch\.bfloat16 of shape \(5, 2\)$"):
+        write_split(torch.zeros(5, 2, dtype=torch.bfloat16), tmp_path / "out", {"train": 1})
 
 
 def test_copies_in_blocks(source, tmp_path, monkeypatch):

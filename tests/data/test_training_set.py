@@ -7,6 +7,7 @@ import torch
 
 import biasgen
 from biasgen.data import training_set as module
+from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
 from biasgen.ops import _prepared
 from biasgen.oracle import knn as oracle
@@ -60,10 +61,68 @@ def test_changing_the_rows_afterwards_does_not_change_the_search():
     np.testing.assert_array_equal(train.knn(query).distances, 0)
 
 
+@pytest.mark.parametrize("distance", ["hamming", "sqeuclidean"])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_saved_and_loaded_it_is_the_same(tmp_path, distance, kind):
+    rows, query = images(0, 20), images(1, 5)
+    rows[11] = rows[3]
+    saved = TrainingSet(kind(rows), distance)
+    saved.save(tmp_path / "train.biasgen")
+    with mock.patch.object(module, "describe", side_effect=AssertionError("described again")):
+        loaded = TrainingSet.load(tmp_path / "train.biasgen")
+        assert loaded.description == saved.description == describe(rows)
+    assert repr(loaded) == repr(saved)
+    assert isinstance(loaded.rows, np.memmap)
+    np.testing.assert_array_equal(loaded.rows, rows)
+    for ours, theirs in zip(vars(loaded.knn(query, 3)).values(), vars(saved.knn(query, 3)).values(), strict=True):
+        np.testing.assert_equal(ours, theirs)
+    np.testing.assert_array_equal(biasgen.nearest_credit(query, loaded).weights, biasgen.nearest_credit(query, saved).weights)
+    loaded.save(tmp_path / "again.biasgen")
+    assert (tmp_path / "again.biasgen").read_bytes() == (tmp_path / "train.biasgen").read_bytes()
+
+
+def test_tokens_of_every_width(tmp_path):
+    for dtype in (np.int8, np.int16, np.int32, np.int64):
+        rows = np.random.default_rng(0).integers(0, 6, (50, 16)).astype(dtype)
+        TrainingSet(rows).save(tmp_path / "train.biasgen")
+        loaded = TrainingSet.load(tmp_path / "train.biasgen")
+        assert (loaded.rows.dtype, loaded.distance) == (dtype, "hamming")
+        np.testing.assert_array_equal(loaded.knn(rows).distances, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_floats_of_every_width(tmp_path, dtype):
+    rows = torch.randn(30, 4, 5, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    rows[9] = rows[4]
+    saved = TrainingSet(rows, "cityblock")
+    saved.save(tmp_path / "train.biasgen")
+    loaded = TrainingSet.load(tmp_path / "train.biasgen")
+    assert repr(loaded) == repr(saved)
+    assert str(loaded.rows.dtype).removeprefix("torch.") == dtype
+    assert loaded.description == saved.description == describe(rows)
+    ours, theirs = loaded.knn(rows, 2), saved.knn(rows, 2)
+    for name in ("distances", "indices", "tie_counts"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_range_and_mean():
+    train = TrainingSet(np.array([[0, 4], [7, 1]], np.uint8))
+    assert (train.low, train.high, train.mean) == (0, 7, 3.0)
+    with mock.patch.object(module, "describe", side_effect=AssertionError("described again")):
+        assert train.description["n"] == 2
+
+
+def test_load_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"^path: no file .*none\.biasgen$"):
+        TrainingSet.load(tmp_path / "none.biasgen")
+    with pytest.raises(ValueError, match=r"^path: want a name that ends in \.biasgen"):
+        TrainingSet(images(0, 2)).save(tmp_path / "train.npy")
+
+
 def test_errors():
     with pytest.raises(TypeError, match=r"^rows: want a NumPy array or a torch tensor, got list"):
         TrainingSet([[1, 2]])
-    with pytest.raises(ValueError, match=r"^rows: sqeuclidean takes uint8 rows"):
-        TrainingSet(np.zeros((2, 2), np.float32), "sqeuclidean")
+    with pytest.raises(ValueError, match=r"^rows: hamming takes integer tokens"):
+        TrainingSet(np.zeros((2, 2), np.float32), "hamming")
     with pytest.raises(ValueError, match=r"^distance: want 'hamming', which the reference was prepared for, got 'sqeuclidean'"):
         TrainingSet(np.zeros((2, 2), int)).knn(np.zeros((2, 2), int), distance="sqeuclidean")

@@ -1,11 +1,15 @@
 """evaluate: the same numbers as the metrics one by one, the checks of the sets, strict JSON, a table that lines up."""
 import hashlib
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from biasgen.data.hygiene import ContentDisjoint
+from biasgen.data.training_set import TrainingSet
+from biasgen.metrics import evaluate as module
 from biasgen.metrics.evaluate import evaluate
 from biasgen.metrics.near_copies import near_copies
 from biasgen.metrics.nn_divergence import nn_divergence
@@ -50,6 +54,22 @@ def test_near_affinity_is_evaluated_at_the_threshold(sets):
     assert report.params["threshold"] == 0
     assert report.metrics["near_affinity"].value > 0.4
     assert report.metrics["near_copies"].p_value == report.metrics["near_affinity"].p_value
+
+
+def test_a_saved_training_set_gives_the_same_report(sets, report, tmp_path):
+    TrainingSet(sets["train"]).save(tmp_path / "train.biasgen")
+    train = TrainingSet.load(tmp_path / "train.biasgen")
+    read = module.describe
+    with mock.patch.object(module, "describe", side_effect=lambda rows: 1 / 0 if rows is train else read(rows)):
+        again = evaluate(**(sets | {"train": train}), permutations=199, seed=3)
+    assert again.to_json() == report.to_json()
+
+
+def test_bfloat16_rows_are_compared_as_the_numbers_they_are():
+    rows = (torch.randint(0, 16, (90, 4, 4), generator=torch.Generator().manual_seed(0)) / 16).bfloat16()
+    narrow, wide = (evaluate(gen=r[:30], train=r[30:60], heldout=r[60:], permutations=99) for r in (rows, rows.float()))
+    assert narrow.table() == wide.table()
+    assert narrow.sets["gen"]["dtype"] == "bfloat16"
 
 
 def test_json_is_strict_and_complete(sets, report):

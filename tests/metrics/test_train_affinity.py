@@ -87,6 +87,17 @@ def test_row_order_and_container_do_not_matter():
     assert float(tensors) == pytest.approx(float(expected))
 
 
+def test_memory_mapped_rows_of_any_byte_order_pool_with_tensors(tmp_path):
+    gen, train, heldout = (uniform(n, seed).astype(np.int16) for n, seed in ((50, 1), (30, 2), (40, 3)))
+    expected = train_affinity(gen=gen, train=train, heldout=heldout)
+    for dtype in ("<i2", ">i2"):
+        np.save(tmp_path / f"{dtype}.npy", train.astype(dtype))
+        mapped = np.load(tmp_path / f"{dtype}.npy", mmap_mode="r")
+        for other in (mapped, mapped[::-1]):
+            assert float(train_affinity(gen=gen, train=other, heldout=torch.from_numpy(heldout))) == pytest.approx(float(expected))
+        assert train_affinity(gen=gen, train=mapped, heldout=heldout).p_value == expected.p_value
+
+
 def test_images_are_compared_by_squared_distance():
     train, heldout = np.full((2, 2, 2), 10, dtype=np.uint8), np.full((2, 2, 2), 200, dtype=np.uint8)
     result = train_affinity(gen=np.full((1, 2, 2), 90, dtype=np.uint8), train=train, heldout=heldout)

@@ -1,0 +1,212 @@
+// Binds the searches of float rows: checks arrays, picks the instruction set, releases the GIL.
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bindings/bind.h"
+#include "bindings/checks.h"
+#include "cpu/fp_state.h"
+#include "cpu/isa.h"
+#include "cpu/knn.h"
+
+namespace biasgen {
+namespace {
+
+struct Kernels {
+  decltype(&baseline::encode) encode;
+  decltype(&baseline::knn_floats) knn_floats;
+  decltype(&baseline::floats_within) floats_within;
+  decltype(&baseline::pair_values) pair_values;
+};
+
+Kernels kernels(const std::string& isa) {
+  switch (parse_isa(isa)) {
+#ifdef BIASGEN_X86
+    case Isa::avx512:
+      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::pair_values};
+    case Isa::avx2:
+      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::pair_values};
+#endif
+    default:
+      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::pair_values};
+  }
+}
+
+// One of two element types, which query and reference share.
+bool is_float64(const py::array& query, const py::array& reference) {
+  const bool float64 = py::isinstance<py::array_t<double>>(query);
+  require(float64 || py::isinstance<py::array_t<float>>(query), "query: want float32 or float64");
+  require(float64 ? py::isinstance<py::array_t<double>>(reference) : py::isinstance<py::array_t<float>>(reference),
+          "reference: want the element type of the query");
+  return float64;
+}
+
+void check_doubles(const Doubles& array, int64_t size, const char* what) {
+  require(array.ndim() == 1 && contiguous(array) && array.shape(0) == size, what);
+}
+
+void check_unit(double unit) { require(unit >= 1e-100 && unit <= 1e160, "unit: want a number in 1e-100..1e160"); }
+
+py::tuple call_encode(const std::string& isa, const py::array& rows, const Doubles& center, double unit) {
+  const Kernels kernel = kernels(isa);
+  const bool float64 = is_float64(rows, rows);
+  check_rows(rows, "rows: want a contiguous, non-empty (M, features) array");
+  const int64_t M = rows.shape(0), features = rows.shape(1);
+  check_doubles(center, features, "center: want a contiguous (features,) float64 array");
+  check_unit(unit);
+  Bytes codes({M, features});
+  Doubles residuals(M);
+  const FloatCodes to{
+      float64, rows.data(), M, features, center.data(), unit, codes.mutable_data(), residuals.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    const DefaultFpState fp_state;
+    kernel.encode(to);
+  }
+  return py::make_tuple(codes, residuals);
+}
+
+// The checked operands of a search of floats, and its scratch.
+struct FloatSearch {
+  Kernels kernel;
+  FloatRows rows;
+  std::vector<uint8_t> codes;
+  std::vector<double> residuals;
+  std::vector<int64_t> limits;
+  Scratch scratch;
+
+  FloatSearch(const std::string& isa, const py::array& query, const py::array& reference, const Doubles& center,
+              double unit, const Bytes& reference_codes, const Doubles& reference_residuals, double usual_residual,
+              const Int64& outlying)
+      : kernel(kernels(isa)) {
+    const bool float64 = is_float64(query, reference);
+    check_rows(query, "query: want a contiguous, non-empty (N, features) array");
+    check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
+    const int64_t N = query.shape(0), M = reference.shape(0), features = query.shape(1);
+    require(reference.shape(1) == features, "reference: want rows of the query's width");
+    check_doubles(center, features, "center: want a contiguous (features,) float64 array");
+    check_unit(unit);
+    check_rows(reference_codes, "codes: want a contiguous (M, features) uint8 array");
+    require(reference_codes.shape(0) == M && reference_codes.shape(1) == features,
+            "codes: want those of the reference");
+    check_doubles(reference_residuals, M, "residuals: want a contiguous (M,) float64 array");
+    check_pairs(outlying, M, "outlying: want a contiguous int64 array of reference rows");
+    codes.resize(N * features);
+    residuals.resize(N);
+    limits.resize(N);
+    scratch = make_scratch(scratch_bytes(Distance::sqeuclidean, N, features, 8));
+    rows = {float64,
+            query.data(),
+            reference.data(),
+            N,
+            M,
+            features,
+            center.data(),
+            unit,
+            reference_codes.data(),
+            reference_residuals.data(),
+            usual_residual,
+            outlying.data(),
+            outlying.size(),
+            codes.data(),
+            residuals.data(),
+            limits.data(),
+            scratch.get()};
+  }
+};
+
+void call_knn_floats(const std::string& isa, const py::array& query, const py::array& reference, const Doubles& center,
+                     double unit, const Bytes& codes, const Doubles& residuals, double usual_residual,
+                     const Int64& outlying, const Int64& multiplicity, Doubles& values, Int64& rows, Int64& tie_rows,
+                     Int64& tie_counts) {
+  FloatSearch search(isa, query, reference, center, unit, codes, residuals, usual_residual, outlying);
+  const int64_t N = search.rows.N, M = search.rows.M;
+  check_vector(multiplicity, M, "multiplicity: want a contiguous (M,) int64 array");
+  require(
+      values.ndim() == 2 && contiguous(values) && values.shape(0) == N && values.shape(1) >= 1 && values.shape(1) <= M,
+      "values: want a contiguous (N, k) float64 array, 1 <= k <= M");
+  const int64_t k = values.shape(1);
+  require(rows.ndim() == 2 && contiguous(rows) && rows.shape(0) == N && rows.shape(1) == k,
+          "rows: want a contiguous (N, k) int64 array");
+  check_vector(tie_rows, N, "tie_rows: want a contiguous (N,) int64 array");
+  check_vector(tie_counts, N, "tie_counts: want a contiguous (N,) int64 array");
+  const FloatNearest nearest{k,
+                             multiplicity.data(),
+                             values.mutable_data(),
+                             rows.mutable_data(),
+                             tie_rows.mutable_data(),
+                             tie_counts.mutable_data()};
+  py::gil_scoped_release release;
+  const DefaultFpState fp_state;
+  search.kernel.knn_floats(search.rows, nearest);
+}
+
+void call_floats_within(const std::string& isa, const py::array& query, const py::array& reference,
+                        const Doubles& center, double unit, const Bytes& codes, const Doubles& residuals,
+                        double usual_residual, const Int64& outlying, const Doubles& radius, const Int64& offsets,
+                        Int64& rows) {
+  FloatSearch search(isa, query, reference, center, unit, codes, residuals, usual_residual, outlying);
+  const int64_t N = search.rows.N;
+  check_doubles(radius, N, "radius: want a contiguous (N,) float64 array");
+  check_offsets(offsets, N, rows);
+  std::vector<int64_t> cursor(N);
+  const FloatWithin within{radius.data(), offsets.data(), cursor.data(), rows.mutable_data()};
+  py::gil_scoped_release release;
+  const DefaultFpState fp_state;
+  search.kernel.floats_within(search.rows, within);
+  require(std::equal(cursor.begin(), cursor.end(), offsets.data() + 1),
+          "offsets: do not match the number of rows within the radius");
+}
+
+void call_values(const std::string& isa, const std::string& distance, const py::array& query,
+                 const py::array& reference, const Int64& query_rows, const Int64& reference_rows,
+                 py::array_t<double>& out) {
+  const Kernels kernel = kernels(isa);
+  const bool cityblock = distance == "cityblock";
+  require(cityblock || distance == "sqeuclidean", "distance: want 'sqeuclidean' or 'cityblock'");
+  const bool float64 = is_float64(query, reference);
+  check_rows(query, "query: want a contiguous, non-empty (N, features) array");
+  check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
+  require(reference.shape(1) == query.shape(1), "reference: want rows of the query's width");
+  check_pairs(query_rows, query.shape(0), "query_rows: want a contiguous (P,) int64 array of rows of the query");
+  check_pairs(reference_rows, reference.shape(0), "reference_rows: want a contiguous (P,) int64 array of its rows");
+  const int64_t P = query_rows.size();
+  require(reference_rows.size() == P, "reference_rows: want as many as query_rows");
+  require(out.ndim() == 1 && contiguous(out) && out.size() == P, "out: want a contiguous (P,) float64 array");
+  const KnnPairs pairs{cityblock, float64,           query.data(),          reference.data(),  query.shape(1),
+                       P,         query_rows.data(), reference_rows.data(), out.mutable_data()};
+  py::gil_scoped_release release;
+  const DefaultFpState fp_state;
+  kernel.pair_values(pairs);
+}
+
+}  // namespace
+
+void bind_knn_floats(py::module_& m) {
+  m.def("encode", &call_encode, py::arg("isa"), py::arg("rows").noconvert(), py::arg("center").noconvert(),
+        py::arg("unit"),
+        "(M, features) float rows -> codes (M, features) uint8, residuals (M,): bounds of what the codes leave out.");
+  m.def("knn_floats", &call_knn_floats, py::arg("isa"), py::arg("query").noconvert(), py::arg("reference").noconvert(),
+        py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(), py::arg("residuals").noconvert(),
+        py::arg("usual_residual"), py::arg("outlying").noconvert(), py::arg("multiplicity").noconvert(),
+        py::arg("values").noconvert(), py::arg("rows").noconvert(), py::arg("tie_rows").noconvert(),
+        py::arg("tie_counts").noconvert(),
+        "knn of float rows by squared distance: the same, but values (N, k) float64. outlying: the rows with residuals "
+        "above usual_residual.");
+  m.def("floats_within", &call_floats_within, py::arg("isa"), py::arg("query").noconvert(),
+        py::arg("reference").noconvert(), py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(),
+        py::arg("residuals").noconvert(), py::arg("usual_residual"), py::arg("outlying").noconvert(),
+        py::arg("radius").noconvert(), py::arg("offsets").noconvert(), py::arg("rows").noconvert(),
+        "rows_within of float rows: those whose value is <= radius[n].");
+  m.def(
+      "values", &call_values, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
+      py::arg("reference").noconvert(), py::arg("query_rows").noconvert(), py::arg("reference_rows").noconvert(),
+      py::arg("out").noconvert(),
+      "Fills out (P,): the value, to the bit, of sqeuclidean or cityblock between float rows query[query_rows[p]] and "
+      "reference[reference_rows[p]].");
+}
+
+}  // namespace biasgen

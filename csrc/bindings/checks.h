@@ -1,0 +1,54 @@
+// What the bindings of searches share: checks of arrays, which raise ValueError, and aligned scratch.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+
+namespace biasgen {
+
+namespace py = pybind11;
+using Bytes = py::array_t<uint8_t>;
+using Int64 = py::array_t<int64_t>;
+using Doubles = py::array_t<double>;
+
+inline void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+inline bool contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
+
+inline void check_rows(const py::array& rows, const char* what) {
+  require(rows.ndim() == 2 && contiguous(rows) && rows.shape(0) > 0 && rows.shape(1) > 0, what);
+}
+
+inline void check_vector(const Int64& array, int64_t size, const char* what) {
+  require(array.ndim() == 1 && contiguous(array) && array.shape(0) == size, what);
+}
+
+inline void check_pairs(const Int64& rows, int64_t size, const char* what) {
+  require(rows.ndim() == 1 && contiguous(rows) &&
+              std::all_of(rows.data(), rows.data() + rows.size(), [=](int64_t row) { return row >= 0 && row < size; }),
+          what);
+}
+
+inline void check_offsets(const Int64& offsets, int64_t N, const Int64& rows) {
+  check_vector(offsets, N + 1, "offsets: want a contiguous (N + 1,) int64 array");
+  const int64_t* bounds = offsets.data();
+  require(bounds[0] >= 0 && std::is_sorted(bounds, bounds + N + 1), "offsets: want ascending numbers from 0");
+  require(rows.ndim() == 1 && contiguous(rows) && rows.shape(0) >= bounds[N],
+          "rows: want a contiguous int64 array of offsets[N]");
+}
+
+struct alignas(64) Line {
+  uint8_t bytes[64];
+};
+
+using Scratch = std::unique_ptr<Line[]>;
+
+inline Scratch make_scratch(int64_t bytes) { return Scratch(new Line[bytes / sizeof(Line) + 1]); }
+
+}  // namespace biasgen

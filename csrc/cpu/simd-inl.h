@@ -1,0 +1,104 @@
+// Vectors of the widest registers of each instruction set, as GCC and Clang spell them; intrinsics where they matter.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace biasgen {
+inline namespace BIASGEN_ISA {
+namespace {  // nothing but the entry points leaves a kernel's object, so no copy for another level can take its place
+
+#if defined(__AVX512BW__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+inline Vec<T> load(const T* from) {
+  Vec<T> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+inline void store(T* to, Vec<T> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <class T>
+inline Vec<T> splat(T x) {
+  return Vec<T>{} + x;
+}
+
+template <class V>
+inline V smaller(V a, V b) {
+  return a < b ? a : b;
+}
+
+// One bit a byte of the lanes where a <= b.
+template <class T>
+inline uint64_t at_most(Vec<T> a, Vec<T> b) {
+  const auto condition = a <= b;
+#if defined(__AVX512BW__)
+  return _mm512_movepi8_mask((__m512i)condition);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_epi8((__m256i)condition));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_epi8((__m128i)condition));
+#else
+  uint64_t mask = 0;
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (condition[i]) mask |= ((uint64_t{1} << sizeof(T)) - 1) << (i * sizeof(T));
+  return mask;
+#endif
+}
+
+// Set bits of every 16-bit or 64-bit lane.
+template <class T>
+inline Vec<T> count_bits(Vec<T> v) {
+#if defined(__AVX512BITALG__) && defined(__AVX512VPOPCNTDQ__)
+  if constexpr (sizeof(T) == 2) return (Vec<T>)_mm512_popcnt_epi16((__m512i)v);
+  return (Vec<T>)_mm512_popcnt_epi64((__m512i)v);
+#elif defined(__AVX2__)
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i nibble = _mm256_set1_epi8(15), low = (__m256i)v & nibble,
+                high = _mm256_srli_epi16((__m256i)v, 4) & nibble;
+  const __m256i bytes = _mm256_add_epi8(_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high));
+  if constexpr (sizeof(T) == 2) return (Vec<T>)_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+  return (Vec<T>)_mm256_sad_epu8(bytes, _mm256_setzero_si256());
+#elif defined(__SSSE3__)
+  const __m128i table = _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m128i nibble = _mm_set1_epi8(15), low = (__m128i)v & nibble, high = _mm_srli_epi16((__m128i)v, 4) & nibble;
+  const __m128i bytes = _mm_add_epi8(_mm_shuffle_epi8(table, low), _mm_shuffle_epi8(table, high));
+  if constexpr (sizeof(T) == 2) return (Vec<T>)_mm_maddubs_epi16(bytes, _mm_set1_epi8(1));
+  return (Vec<T>)_mm_sad_epu8(bytes, _mm_setzero_si128());
+#else
+  typedef Vec<uint8_t> Bytes;
+  Bytes x = (Bytes)v;
+  x = x - ((x >> 1) & 0x55);
+  x = (x & 0x33) + ((x >> 2) & 0x33);
+  x = (x + (x >> 4)) & 0x0f;
+  Vec<T> sum = (Vec<T>)x;
+  for (unsigned shift = 8; shift < 8 * sizeof(T); shift *= 2) sum += sum >> static_cast<T>(shift);
+  return sum & static_cast<T>(0xff);
+#endif
+}
+
+}  // namespace
+}  // namespace BIASGEN_ISA
+}  // namespace biasgen

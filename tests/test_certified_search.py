@@ -1,0 +1,139 @@
+"""The native search of float rows: its values, the bounds of its codes, and that no grid, good or bad, changes an answer."""
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biasgen import backends
+from biasgen.backends import _codes, cpu_backend
+from biasgen.oracle import knn as oracle
+
+pytestmark = pytest.mark.skipif(backends.load("cpu")[0] is None, reason="biasgen._cpu is not built")
+LEVELS = cpu_backend._cpu.isa_levels() if cpu_backend._cpu else ()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("distance", ["sqeuclidean", "cityblock"])
+def test_values_to_the_bit(level, dtype, distance):
+    rng = np.random.default_rng(0)
+    for features in (1, 7, 15, 16, 17, 100, 3072):
+        query, reference = (rng.normal(size=(rows, features)).astype(dtype) for rows in (3, 5))
+        i, j = np.divmod(rng.permutation(15), 5)
+        out = np.empty(15)
+        cpu_backend._cpu.values(level, distance, query, reference, i, j, out)
+        np.testing.assert_array_equal(out, oracle.distances(query.astype(float), reference.astype(float), distance)[i, j])
+
+
+def exact_residual(row, center, unit, codes):
+    """Squared length, as a fraction, of what the codes leave out."""
+    rest = [
+        Fraction(float(x)) - Fraction(float(c)) - Fraction(unit) * (int(code) - 128) for x, c, code in zip(row, center, codes, strict=True)
+    ]
+    return sum(r * r for r in rest)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_residuals_are_bounds(level, dtype, scale):
+    rng = np.random.default_rng(0)
+    rows = (scale * rng.normal(3, 1, (20, 37))).astype(dtype)
+    rows[3, 5] = 1e3 * scale  # beyond the grid
+    rows[4] = np.float64(np.float32(scale))  # on it, where the rounding is all that is left
+    for found in (_codes.encode(cpu_backend._cpu, level, rows), _codes.encode(cpu_backend._cpu, level, rows[4:5])):
+        for row, codes, residual in zip(found.rows, found.codes, found.residuals, strict=True):
+            exact = exact_residual(row, found.center, found.unit, codes)
+            assert exact <= Fraction(residual) ** 2
+            assert residual**2 <= float(exact) * 1.0001 + (1e-10 * found.unit) ** 2
+
+
+def search(level, query, codes, k):
+    n, m = len(query), len(codes.rows)
+    out = np.empty((n, k)), np.empty((n, k), np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    cpu_backend._cpu.knn_floats(level, query, *codes.operands, np.arange(1, m + 1), *out)
+    return out
+
+
+@st.composite
+def grids(draw):
+    """(query, reference, grid): near rows and copies on a grid that may fit badly or not at all, with any rows called outliers."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n, m, features = draw(st.integers(1, 12)), draw(st.integers(1, 120)), draw(st.sampled_from([1, 2, 5, 17, 40]))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    base = rng.normal(size=(draw(st.integers(1, 4)), features))
+    spread = draw(st.sampled_from([0, 1e-7, 1e-3, 0.1, 1]))
+    rows = (base[rng.integers(0, len(base), n + m)] + spread * rng.normal(size=(n + m, features))).astype(dtype)
+    rows[rng.integers(0, n + m)] = rows[0]
+    unit = float(np.float32(draw(st.sampled_from([1e-30, 1e-9, 1e-3, 0.02, 1, 50]))))
+    center = draw(st.sampled_from([0, 0.3, -100])) + rng.normal(size=features)
+    codes, residuals = cpu_backend._cpu.encode("baseline", rows[n:], center, unit)
+    usual = float(np.quantile(residuals, draw(st.sampled_from([0, 0.5, 1]))))
+    return rows[:n], _codes.Codes(rows[n:], center, unit, codes, residuals, usual, np.flatnonzero(residuals > usual))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@settings(deadline=None, max_examples=150)
+@given(problem=grids(), k=st.integers(1, 5))
+def test_no_grid_changes_an_answer(level, problem, k):
+    query, codes = problem
+    k = min(k, len(codes.rows))
+    values, rows, tie_rows, tie_counts = search(level, query, codes, k)
+    table = oracle.distances(query.astype(float), codes.rows.astype(float), "sqeuclidean")
+    order = np.argsort(table, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(rows, order)
+    np.testing.assert_array_equal(values, np.take_along_axis(table, order, 1))
+    ties = table == table.min(1, keepdims=True)
+    np.testing.assert_array_equal(tie_rows, ties.sum(1))
+    np.testing.assert_array_equal(tie_counts, ties @ np.arange(1, len(codes.rows) + 1))
+
+    radius = values[:, -1].copy()
+    inside = table <= radius[:, None]
+    offsets = np.concatenate(([0], inside.sum(1).cumsum()))
+    found = np.empty(offsets[-1], np.int64)
+    cpu_backend._cpu.floats_within(level, query, *codes.operands, radius, offsets, found)
+    np.testing.assert_array_equal(found, np.nonzero(inside)[1])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_codes_are_what_rules_out(level):
+    """A row whose codes put it far away is not looked at: the screen does its work."""
+    rows = np.random.default_rng(0).normal(size=(200, 64))
+    codes = _codes.encode(cpu_backend._cpu, level, rows)
+    assert 150 not in codes.outlying
+    assert search(level, rows[150:151], codes, 1)[1] == 150
+    codes.codes[150] = 255 - codes.codes[150]
+    assert search(level, rows[150:151], codes, 1)[1] != 150
+
+
+def test_a_few_far_values_do_not_ruin_the_grid():
+    rows = np.random.default_rng(0).normal(size=(5000, 64))
+    usual = _codes.encode(cpu_backend._cpu, LEVELS[-1], rows)
+    rows[::100, 0] = 1e6
+    found = _codes.encode(cpu_backend._cpu, LEVELS[-1], rows)
+    assert set(range(0, 5000, 100)) <= set(found.outlying.tolist())
+    assert len(found.outlying) < 250
+    assert found.unit < 2 * usual.unit
+
+
+def test_native_boundary():
+    native, rows, center = cpu_backend._cpu, np.zeros((3, 2)), np.zeros(2)
+    out = np.empty(2)
+    for i, j, message in (([0, 3], [0, 0], "query_rows: want .* rows of the query"), ([0, 1], [-1, 0], "reference_rows: want .* its rows")):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            native.values("baseline", "sqeuclidean", rows, rows, np.array(i), np.array(j), out)
+    with pytest.raises(ValueError, match=r"^distance: want 'sqeuclidean' or 'cityblock'"):
+        native.values("baseline", "hamming", rows, rows, np.array([0, 1]), np.array([0, 1]), out)
+    with pytest.raises(ValueError, match=r"^reference: want the element type of the query"):
+        native.values("baseline", "sqeuclidean", rows, rows.astype(np.float32), np.array([0, 1]), np.array([0, 1]), out)
+    with pytest.raises(ValueError, match=r"^query: want float32 or float64"):
+        native.values("baseline", "sqeuclidean", rows.astype(int), rows, np.array([0, 1]), np.array([0, 1]), out)
+    with pytest.raises(ValueError, match=r"^unit: want a number in 1e-100\.\.1e160"):
+        native.encode("baseline", rows, center, 0.0)
+    with pytest.raises(ValueError, match=r"^center: want a contiguous \(features,\)"):
+        native.encode("baseline", rows, np.zeros(3), 1.0)
+    codes = _codes.Codes(rows, center, 1.0, *native.encode("baseline", rows, center, 1.0), 0.0, np.array([3]))
+    with pytest.raises(ValueError, match=r"^outlying: want .* reference rows"):
+        search("baseline", rows, codes, 1)

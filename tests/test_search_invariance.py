@@ -1,0 +1,202 @@
+"""Float searches: what must not matter. Order and split of queries and reference, blocks, threads, the state of the caller's process."""
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biasgen import TrainingSet, _settings, backends, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
+from biasgen.backends import _search, torch_backend
+from biasgen.backends._mode import exact_arithmetic
+from biasgen.ops import knn as knn_module
+from biasgen.ops import nearest_credit as credit_module
+from biasgen.ops._prepared import prepare, query_of
+
+DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")
+BACKENDS = [
+    name
+    for name in ("cpu", "torch")
+    if name in _settings.required_backends() or not backends.refusal(name, "knn", device="cpu", dtype="float32", distance="sqeuclidean")
+]
+
+
+@st.composite
+def problems(draw):
+    """(query, reference, k, distance): few values and copies, so that ties are the rule, or differences in the last bits."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    features, size = draw(st.sampled_from([1, 3, 16, 37])), draw(st.integers(1, 60))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    if draw(st.booleans()):
+        reference = rng.integers(-2, 3, (size, features)).astype(dtype) / 4
+    else:
+        steps = rng.integers(0, 3, (size, features))
+        reference = (rng.normal(5, 1, features) * (1 + steps * np.finfo(dtype).eps)).astype(dtype)
+    query = reference[rng.integers(0, size, draw(st.integers(1, 9)))]
+    query[::3] = query[::3] * dtype(1.5)
+    return query, reference, draw(st.integers(1, min(size, 64))), draw(st.sampled_from(DISTANCES))
+
+
+def supported(backend, query, distance):
+    ordered_by = "sqeuclidean" if distance == "euclidean" else distance
+    return not backends.refusal(backend, "knn", device="cpu", dtype=query.dtype.name, distance=ordered_by)
+
+
+def answers(query, reference, k, distance, backend="torch"):
+    """Everything that is promised, as bytes may be compared."""
+    found = knn(query, reference, k, distance=distance, backend=backend)
+    credit = nearest_credit(query, reference, distance=distance, backend=backend)
+    return found.distances, found.indices, found.tie_counts, credit.weights, credit.distances, credit.tie_counts
+
+
+def assert_equal(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(deadline=None, max_examples=60)
+@given(problem=problems(), data=st.data())
+def test_order_and_split(backend, problem, data):
+    query, reference, k, distance = problem
+    if not supported(backend, query, distance):
+        return
+    distances, indices, tie_counts, *_ = answers(query, reference, k, distance, backend)
+    order = np.array(data.draw(st.permutations(range(len(query)))))
+    assert_equal(answers(query[order], reference, k, distance, backend)[:3], (distances[order], indices[order], tie_counts[order]))
+
+    order = np.array(data.draw(st.permutations(range(len(reference)))))
+    shuffled = answers(query, reference[order], k, distance, backend)
+    assert_equal((shuffled[0], shuffled[2]), (distances, tie_counts))
+    table = pairwise_distances(query, reference, distance=distance)
+    np.testing.assert_array_equal(np.take_along_axis(table[:, order], shuffled[1], 1), distances)
+    if distance != "euclidean":    # whose ties are those of the square
+        np.testing.assert_array_equal(shuffled[1], np.argsort(table[:, order], axis=1, kind="stable")[:, :k])
+
+    cut = data.draw(st.integers(1, len(reference)))    # nearest of the parts, merged by (distance, index), as a sharded search does
+    split = [part for part in (reference[:cut], reference[cut:]) if len(part)]
+    parts = [knn(query, part, min(k, len(part)), distance=distance, backend=backend) for part in split]
+    both = np.concatenate([part.distances for part in parts], 1)
+    where = np.concatenate([part.indices + i * cut for i, part in enumerate(parts)], 1)
+    if distance != "euclidean":
+        nearest = np.argsort(both, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(np.take_along_axis(where, nearest, 1), indices)
+    np.testing.assert_array_equal(np.sort(both, axis=1)[:, :k], distances)
+
+
+@settings(deadline=None, max_examples=30)
+@given(problem=problems(), max_memory=st.integers(1, 50_000), queries=st.integers(1, 5), pairs=st.integers(1, 30))
+def test_blocks(problem, max_memory, queries, pairs):
+    query, reference, k, distance = problem
+    expected = answers(query, reference, k, distance)
+    table = pairwise_distances(query, reference, distance=distance)
+    radius = float(table[0, 0])
+    edges = np.array([0.0, radius / 2 + 1e-30, radius + 1.0])
+    counts = range_count(query, reference, radius, distance=distance), distance_histogram(query, reference, edges, distance=distance)
+    np.testing.assert_array_equal(counts[0], (table <= radius).sum(1))
+    with (
+        mock.patch.object(torch_backend, "MAX_MEMORY", max_memory),
+        mock.patch.object(_search, "_QUERIES", queries),
+        mock.patch.object(_search, "_TILE", pairs),
+        mock.patch.object(credit_module, "_PAIRS", pairs),
+        mock.patch.object(knn_module, "_CANDIDATES", pairs),
+    ):
+        assert_equal(answers(query, reference, k, distance), expected)
+        assert_equal(answers(query, TrainingSet(reference, distance), k, distance), expected)
+        np.testing.assert_array_equal(pairwise_distances(query, reference, distance=distance), table)
+        assert_equal((range_count(query, reference, radius, distance=distance),), counts[:1])
+        assert_equal((distance_histogram(query, reference, edges, distance=distance),), counts[1:])
+
+
+@settings(deadline=None, max_examples=100)
+@given(problem=problems(), scale=st.sampled_from([1, 1e-30, 1e-160, 1e-310, 1e148]), outlier=st.sampled_from([0, 1, 1e6]))
+def test_the_bounds_hold(problem, scale, outlier):
+    """What certifies a search: every value lies between the bounds of the screen, and they are narrow beside the size of the rows."""
+    query, reference, _, distance = problem
+    query, reference = query.astype(np.float64) * scale, reference.astype(np.float64) * scale
+    reference[-1, -1] = min(reference[-1, -1] + outlier * scale, 1e150)
+    prepared = prepare(reference, distance).searched
+    with exact_arithmetic():
+        for _, screen in _search.screens(query_of(query, prepared), prepared, 1 << 12):
+            for _, y in screen.blocks():
+                lower, upper = screen.bounds(y)
+                values = screen.table(y)
+                assert (lower <= values).all()
+                assert (values <= upper).all()
+                spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
+                unit = 1 if distance in ("cosine", "correlation") else spread
+                assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("scale", [1, 1e-41, 1e-160, 1e-310])
+def test_the_state_of_the_process(distance, scale):
+    rng = np.random.default_rng(0)
+    dtype = np.float32 if scale == 1e-41 else np.float64
+    query, reference = ((rng.normal(size=(rows, 40)) * scale).astype(dtype) for rows in (6, 50))
+    expected = answers(query, reference, 3, distance)
+    table = pairwise_distances(query, reference, distance=distance)
+    radius = float(np.median(table))
+    inside, credit = (table <= radius).sum(1), nearest_credit(query, reference, distance=distance, within=expected[4][0])
+    torch.set_flush_denormal(True)
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
+            changed = answers(query, reference, 3, distance)
+            again = pairwise_distances(query, reference, distance=distance)
+            counts = range_count(query, reference, radius, distance=distance)
+            near = nearest_credit(query, reference, distance=distance, within=expected[4][0])
+        assert bool(torch.full((1,), 5e-324, dtype=torch.float64) == 0), "the caller's mode must come back"
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_default_dtype(torch.float32)
+    assert_equal(changed, expected)
+    np.testing.assert_array_equal(again, table)
+    np.testing.assert_array_equal(counts, inside)
+    np.testing.assert_array_equal(near.weights, credit.weights)
+
+
+def test_rows_equal_by_value_are_searched_once():
+    rows = np.array([[0.0, 1], [-0.0, 1], [0, 2]])
+    for distance in DISTANCES:
+        assert prepare(rows, distance).multiplicity.tolist() == [2, 1]
+        assert knn(-rows, -rows, 2, distance=distance).tie_counts[0] == (3 if distance in ("cosine", "correlation") else 2)
+
+
+def test_tensors_that_require_a_gradient():
+    rows = torch.eye(3, requires_grad=True)
+    found = knn(rows, rows, 2)
+    assert not found.distances.requires_grad
+    assert found.distances.tolist() == [[0, 2]] * 3
+
+
+def test_threads_that_flush_denormals():
+    """Threads that torch starts under set_flush_denormal keep it when the caller has switched it off."""
+    script = """
+import torch
+from biasgen.backends._mode import exact_arithmetic
+torch.set_num_threads(2)
+torch.set_flush_denormal(True)
+small = torch.full((1 << 18,), 5e-324, dtype=torch.float64)
+(small + 0).sum()
+torch.set_flush_denormal(False)
+assert not (small + 0).all(), "no thread flushes: this test shows nothing"
+with exact_arithmetic(small.numel()):
+    assert (small + 0).all()
+assert torch.get_num_threads() == 2
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_an_error_restores_the_mode():
+    torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(KeyError), exact_arithmetic():
+            raise KeyError
+        assert bool(torch.full((1,), 5e-324, dtype=torch.float64) == 0)
+    finally:
+        torch.set_flush_denormal(False)
