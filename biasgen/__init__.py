@@ -18,6 +18,7 @@ _HOME = {
     "TreeDenoiser": "biasgen.trees",
     "TreeGrammar": "biasgen.trees",
     "alignment": "biasgen.metrics.alignment",
+    "as_denoiser": "biasgen.diffusion",
     "bias_spectrum": "biasgen.metrics.bias_spectrum",
     "evaluate": "biasgen.metrics.evaluate",
     "knn": "biasgen.ops.knn",
