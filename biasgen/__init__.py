@@ -36,7 +36,7 @@ _HOME = {
     "train_affinity": "biasgen.metrics.train_affinity",
 }
 
-_MODULES = ("controls",)
+_MODULES = ("controls", "data", "diffusion", "metrics", "monitor", "statistics", "trees")
 
 __all__ = ["__version__", "set_num_threads", *_HOME, *_MODULES]
 

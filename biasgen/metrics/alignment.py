@@ -19,7 +19,7 @@ from biasgen.statistics.bootstrap import ratio
 from biasgen.statistics.intervals import student_upper_tail
 from biasgen.statistics.permutation import upper_tail
 
-_FEWEST = 19    # relabelings whose spread is worth a Student t
+_FEWEST_RELABELINGS = 19    # relabelings whose spread is worth a Student t
 
 
 class AlignmentProbe:
@@ -103,7 +103,8 @@ class AlignmentProbe:
             permuted = relabeled / sum(self._levels[t].norms for t in numerators)[1:]
             null, params["rank_p"] = upper_tail(value, permuted, mean=0.0, method="labels of train and heldout")
             spread = float(permuted.std(ddof=1)) * math.sqrt(1 + 1 / len(permuted))
-            p_value = student_upper_tail((value - float(permuted.mean())) / spread, len(permuted) - 1)
+            # no spread: twins that agree everywhere, as before their first step, have nothing to be aligned
+            p_value = student_upper_tail((value - float(permuted.mean())) / spread, len(permuted) - 1) if spread > 0 else 1.0
         return Result(value, ci=ci, null=null, p_value=p_value, n_train=self._rows, n_heldout=self._rows, params=params)
 
 
@@ -133,8 +134,8 @@ def _checked_steps(t: Any, splits: Any, permutations: Any) -> list[int]:
         raise ValueError(f"t: want one step or several different ones, got {t!r}")
     if not isinstance(splits, Integral) or splits < 1:
         raise ValueError(f"splits: want a whole number of at least 1, got {splits!r}")
-    if not isinstance(permutations, Integral) or not (permutations == 0 or permutations >= _FEWEST):
-        raise ValueError(f"permutations: want 0 or a whole number of at least {_FEWEST}, got {permutations!r}")
+    if not isinstance(permutations, Integral) or not (permutations == 0 or permutations >= _FEWEST_RELABELINGS):
+        raise ValueError(f"permutations: want 0 or a whole number of at least {_FEWEST_RELABELINGS}, got {permutations!r}")
     return steps
 
 

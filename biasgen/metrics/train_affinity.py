@@ -48,7 +48,7 @@ def affinity(credit: Credit, pool: Any, *, n_train: int, permutations: int, seed
     n, pool_rows = len(credit.distances), len(credit.weights)
     share = credit_shares(credit)
     mean = n_train / pool_rows
-    value = float(share[:n_train].sum()) if n else mean
+    value = min(1.0, float(share[:n_train].sum())) if n else mean     # a sum of shares may round past 1
     permuted = subset_sums(share, n_train, permutations, np.random.default_rng(seed))
     null, p_value = upper_tail(value, permuted, mean=mean, method="labels of train and heldout")
     ci = (0.0, 1.0)

@@ -258,7 +258,7 @@ def test_levels_that_tell_nothing_are_dropped():
         ({"permutations": 99.0}, r"^permutations: "),
         ({"probe": PROBE[:1]}, r"^probe: want at least 2 rows, got 1"),
         ({"heldout": HELDOUT[:, :8]}, r"^heldout: want rows of shape \(16,\)"),
-        ({"probe": PROBE.astype(np.int32)}, r"^probe: want int8 rows"),
+        ({"probe": PROBE.astype(np.uint8)}, r"^probe: want int8 rows"),
     ],
 )
 def test_bad_settings_are_refused(change, message):

@@ -38,13 +38,11 @@ def test_two_models():
 
 
 def test_onset_over_25_evaluations():
-    """40 fair runs: at alpha = 5 % more than 6 false alarms have probability 0.6 %; two in a row are asked for, so expect none."""
+    """40 fair runs. Two in a row are asked for, so that the rate lies far below alpha: of 1000 runs in docs/studies/null.md none or a few."""
     looks, alarms = 25, 0
     for draw in range(40):
         train, heldout, gens = np.split(GRAMMAR.sample(900 + 300 * looks, seed=13, offset=draw * 50_000), [300, 900])
         model = OneModel(train, heldout)
         history = [(i, model(gen, seed=i)) for i, gen in enumerate(np.split(gens, looks))]
-        onset = detect(history, statistics=("train_affinity", "near_affinity"), looks=looks)
-        alarms += onset.status == "detected"
-        assert onset.status == "detected" or onset.status == "none"
-    assert alarms <= 6
+        alarms += detect(history, statistics=("train_affinity", "near_affinity"), looks=looks).status == "detected"
+    assert alarms <= 1

@@ -28,7 +28,8 @@ def test_records(tmp_path):
     header, *lines = [json.loads(line) for line in (tmp_path / "run" / "record.jsonl").read_text().splitlines()]
     assert header["schema"] == 1
     assert header["params"]["lr"] == 0.1
-    assert header["params"]["n_train"] == 200
+    assert header["params"]["sets"]["train"]["n"] == 200
+    assert header["params"]["sets"]["heldout"]["high"] == 5
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     for line, record in zip(lines, monitor.history, strict=True):
         assert set(line) == {"step", "seconds", "scalars", "metrics"}
@@ -86,7 +87,13 @@ def test_extra_metrics():
         ({"sampler": None}, "sampler, denoiser"),
         ({"schedule": SCHEDULE}, "denoiser, schedule"),
         ({"denoiser": fresh_rows}, "denoiser, schedule"),
-        ({"denoiser": fresh_rows, "schedule": SCHEDULE, "probe_t": 0}, "t"),
+        ({"denoiser": lambda model, x_t, level: x_t, "schedule": SCHEDULE, "probe_t": 0}, "probe_t"),
+        ({"denoiser": lambda x_t, level: x_t, "schedule": SCHEDULE}, "denoiser"),
+        ({"sampler": lambda model, n: ROWS[:n]}, "sampler"),
+        ({"sampler": None, "denoiser": lambda model, x_t, level: x_t, "schedule": SCHEDULE, "distance": "hamming"}, "distance, metrics"),
+        ({"heldout": SETS["train"].copy()}, "heldout"),
+        ({"twin_train": SETS["train"]}, "twin_train"),
+        ({"train": ROWS[:200].astype(np.uint8) * 40, "heldout": ROWS[400:].astype(np.uint8) % 2}, "heldout"),
         ({"train": ROWS[:0]}, "train"),
         ({"heldout": ROWS[:9, :15]}, "heldout"),
         ({"distance": "l2"}, "distance"),
@@ -145,7 +152,12 @@ def test_a_small_share_of_copies_is_seen_by_near_affinity():
 def test_the_record_ends_in_the_onset(tmp_path):
     monitor = doses([0] * 8, record=tmp_path / "r.jsonl")
     assert read_record(tmp_path / "r.jsonl")[2] is None
+    with monitor:
+        pass
     monitor.close()
+    assert len(read_record(tmp_path / "r.jsonl")[1]) == 8, "the second time it writes nothing"
+    with pytest.raises(ValueError, match="^step: the monitor was closed"):
+        monitor.step(9, 0)
     assert read_record(tmp_path / "r.jsonl")[2] == json.loads(json.dumps(monitor.onset.as_dict()))
     assert len(read_record(tmp_path / "r.jsonl")[1]) == 8
 
@@ -183,12 +195,40 @@ def test_probe_mode_needs_no_sampler():
     assert monitor.turning_point is None
 
 
+def test_sets_of_two_pipelines_are_called_so():
+    other = np.where(np.arange(len(ROWS[400:]))[:, None] % 2, ROWS[400:], (ROWS[400:] + 1) % 6)
+    with pytest.warns(RuntimeWarning, match="self-test"):
+        BiasMonitor(train=ROWS[:400], heldout=other, sampler=fresh_rows)
+
+
+def test_steps_increase():
+    monitor = BiasMonitor(**SETS, sampler=fresh_rows, n_samples=50, every=5)
+    monitor.step(10, None)
+    for step in (10, 5):
+        with pytest.raises(ValueError, match=rf"^step: want increasing steps, got {step} after 10; .*load_state_dict"):
+            monitor.step(step, None)
+    assert monitor.step(7, None) is None, "not due"
+    assert monitor.onset.looks == 1
+
+
+def test_tokens_of_any_integer_type():
+    monitor = BiasMonitor(**SETS, sampler=lambda model, n, *, seed, offset=0: ROWS[:n].astype(np.int64), n_samples=50, every=1)
+    assert monitor.step(1, None).metrics["train_affinity"].n_gen == 50
+
+
+def test_twins_that_do_not_differ_are_not_biased():
+    options = {"twin_train": ROWS[200:400], "denoiser": lambda model, x_t, level: x_t.softmax(-1), "schedule": SCHEDULE}
+    result = BiasMonitor(**SETS, **options, probe_rows=100, every=1).step(1, "a", twin="b").metrics["alignment"]
+    assert (result.value, result.p_value) == (0.0, 1.0)
+
+
 def test_the_rows_that_are_noised_are_not_the_reference(monkeypatch):
     seen = []
     monkeypatch.setattr("biasgen.monitor.evaluation.AlignmentProbe", lambda **options: seen.append(options))
     sets = {"train": np.arange(100)[:, None], "heldout": np.arange(100, 400)[:, None]}
-    BiasMonitor(**sets, denoiser=fresh_rows, schedule=SCHEDULE, probe_rows=1000)
-    BiasMonitor(**sets, twin_train=np.arange(400, 500)[:, None], denoiser=fresh_rows, schedule=SCHEDULE, probe_rows=60)
+    options = {"denoiser": lambda model, x_t, level: x_t, "schedule": SCHEDULE}
+    BiasMonitor(**sets, **options, probe_rows=1000)
+    BiasMonitor(**sets, **options, twin_train=np.arange(400, 500)[:, None], probe_rows=60)
     one, two = ({name: set(options[name].ravel().tolist()) for name in ("train", "heldout", "probe")} for options in seen)
     assert len(one["probe"]) == 150, "at most half of the held-out rows"
     assert one["probe"] | one["heldout"] == set(range(100, 400))
