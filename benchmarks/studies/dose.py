@@ -38,9 +38,8 @@ def one_ruler(t0: int) -> biasgen.results.Result:
     """Own share of U-turns from the demo's training rows: the ruler on which its models are read."""
     size = demo.SCALES["full"]
     train_a, train_b, heldout = demo_sets(0)
-    gen_a, gen_b = (
-        controls.uturn(np.resize(t, (size.n_samples, 16)), EXACT, SCHEDULE, t0, seed=1, offset=t0 * size.n_samples) for t in (train_a, train_b)
-    )
+    noise = {"seed": 1, "offset": t0 * size.n_samples}     # every point of the ruler has its own
+    gen_a, gen_b = (controls.uturn(np.resize(t, (size.n_samples, 16)), EXACT, SCHEDULE, t0, **noise) for t in (train_a, train_b))
     return split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout).own_share
 
 

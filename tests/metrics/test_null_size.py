@@ -38,7 +38,7 @@ def test_two_models():
 
 
 def test_onset_over_25_evaluations():
-    """40 fair runs. Two in a row are asked for, so that the rate lies far below alpha: of 1000 runs in docs/studies/null.md none or a few."""
+    """40 fair runs. Two in a row are asked for, so that the rate lies far below alpha: see docs/studies/null.md."""
     looks, alarms = 25, 0
     for draw in range(40):
         train, heldout, gens = np.split(GRAMMAR.sample(900 + 300 * looks, seed=13, offset=draw * 50_000), [300, 900])

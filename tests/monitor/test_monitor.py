@@ -156,7 +156,7 @@ def test_the_record_ends_in_the_onset(tmp_path):
         pass
     monitor.close()
     assert len(read_record(tmp_path / "r.jsonl")[1]) == 8, "the second time it writes nothing"
-    with pytest.raises(ValueError, match="^step: the monitor was closed"):
+    with pytest.raises(ValueError, match=r"^step: the monitor was closed"):
         monitor.step(9, 0)
     assert read_record(tmp_path / "r.jsonl")[2] == json.loads(json.dumps(monitor.onset.as_dict()))
     assert len(read_record(tmp_path / "r.jsonl")[1]) == 8

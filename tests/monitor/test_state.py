@@ -76,7 +76,7 @@ def test_another_run_is_not_overwritten(tmp_path):
 
 
 def test_state_of_other_rows():
-    with pytest.raises(ValueError, match="^state: was saved with sets = "):
+    with pytest.raises(ValueError, match=r"^state: was saved with sets = "):
         monitor_of(train=ROWS[1:201]).load_state_dict(monitor_of().state_dict())
 
 
