@@ -228,14 +228,15 @@ class BiasMonitor:
 
     @cached_property
     def power(self) -> Power | None:
-        """The smallest bias that the planned evaluations will see; print its sentence() before a run. None without a sampler."""
-        if self._evaluation.sampler is None:
+        """The smallest bias that the planned evaluations will see; print its sentence() before a run. None without a sampler, and with a
+        twin, whose own share has no forecast."""
+        if self._evaluation.sampler is None or self._evaluation.twin_train is not None:
             return None
-        train, twin = self._evaluation.train, self._evaluation.twin_train
+        train = self._evaluation.train
         return detectable(
             n=self._evaluation.n_samples,
             m=len(train),
-            h=len(self.heldout if twin is None else twin),
+            h=len(self.heldout),
             looks=self._looks,
             statistics=len(self.watched),
             alpha=self._alpha,
