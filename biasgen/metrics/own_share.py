@@ -5,7 +5,7 @@ import numpy as np
 
 from biasgen.metrics.train_affinity import credit_shares, deviation
 from biasgen.results import Credit, Result
-from biasgen.statistics.intervals import Z95
+from biasgen.statistics.intervals import share_interval
 from biasgen.statistics.permutation import subset_sums, upper_tail
 
 
@@ -21,8 +21,7 @@ def own(credit_a: Credit, credit_b: Credit, pool: Any, *, m_a: int, permutations
     ci = (0.0, 1.0)
     if n_a and n_b:
         of_a, of_b = (1 - share_a) * a[:m_a] - share_b * b[:m_a], (1 - share_b) * b[m_a:] - share_a * a[m_a:]
-        spread = Z95 * deviation(of_a / 2, of_b / 2, pool)
-        ci = (max(0.0, value - spread), min(1.0, value + spread))
+        ci = share_interval(value, deviation(of_a / 2, of_b / 2, pool), permuted)
     return Result(
         value,
         ci=ci,

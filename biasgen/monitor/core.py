@@ -33,7 +33,7 @@ class BiasMonitor:
     held-out rows, and appends a line to `record`. `onset` says whether and when bias began.
 
     With `sampler` it draws samples and compares their nearest neighbors. With `denoiser` and `schedule` it probes the denoiser itself
-    (biasgen.alignment): no sampling, one forward a probe row and noise level. Both may be given.
+    (biasgen.alignment): no sampling, one forward a probe row and noise level. With both, samples decide and the probe is recorded.
 
     It leaves training as it was: global generators of torch, NumPy and Python are put back, every module's train / eval mode too, no
     gradient is recorded, and autocast is off inside.
@@ -55,8 +55,10 @@ class BiasMonitor:
         encode: see biasgen.alignment. Setting up the probe of N rows and m training rows of D numbers takes about 400 N m D operations
             and 50 N D floats: some seconds for tokens, minutes for images beyond some thousands of rows.
         every: evaluate at multiples of this step, or at these sorted steps.
-        looks: planned number of evaluations, over which alpha is spent; None: the number of steps in `every`, else 25.
-        alpha: bound on the chance that `onset` says "detected" without bias. tolerance: excess that is not called bias.
+        looks: planned number of evaluations, over which alpha is spent; None: the number of steps in `every`, else 25. A longer run is
+            tested at the same level, with a warning, and Onset.alpha says what the bound has become.
+        alpha: bound on the chance that `onset` says "detected" without bias within the planned evaluations.
+        tolerance: excess that is not called bias, in units of the watched statistics. A probe sees very small ones.
         max_fraction: budget for everything the monitor does, as a share of the time spent on training. Evaluations beyond it are left out
             (`skipped`), but never so many that fewer than 8 of the planned ones remain: then a RuntimeWarning says so. What the first
             one costs is not known beforehand.
@@ -125,9 +127,10 @@ class BiasMonitor:
         self.skipped: list[int] = []
         self._every = steps[0] if isinstance(every, Integral) else steps
         self._looks = looks or (_LOOKS if isinstance(every, Integral) else len(steps))
+        self._planned = looks is not None or not isinstance(every, Integral)
         self._alpha, self._tolerance, self._max_fraction = alpha, tolerance, max_fraction
         sampled = ("train_affinity", "near_affinity") if twin_train is None else ("own_share", "near_own_share")
-        self.watched = (*(sampled if sampler is not None else ()), *(("alignment",) if denoiser is not None else ()))
+        self.watched = ("alignment",) if sampler is None else sampled
         self._evaluation = Evaluation(
             train=train if sampler is None else _training_set(train, distance),
             heldout=heldout,
@@ -196,10 +199,17 @@ class BiasMonitor:
         if not self._affordable():
             self.skipped.append(step)
             return None
+        if len(self.history) == self._looks:
+            warnings.warn(
+                f"looks: {self._looks} evaluations were planned; those beyond add to the chance of a false alarm, see Onset.alpha",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        scalars = {name: float(value) for name, value in scalars.items()}
         started = time.perf_counter()
-        metrics = self._evaluation(model, twin)
+        metrics = self._evaluation(model, twin, first=not self.history)
         seconds = time.perf_counter() - started
-        record = Record(step, seconds, {name: float(value) for name, value in scalars.items()}, metrics)
+        record = Record(step, seconds, scalars, metrics)
         self.seconds += seconds
         self.history.append(record)
         if self._record is not None:
@@ -300,7 +310,8 @@ class BiasMonitor:
             return True
         due = len(self.history) + len(self.skipped) + 1
         fewest = min(FEWEST, self._looks)
-        if len(self.history) >= min(fewest, math.floor(fewest * due / self._looks)):
+        wanted = fewest * due / self._looks if self._planned else due     # without a plan the run may end at any time
+        if len(self.history) >= min(fewest, math.floor(wanted)):
             return False
         warnings.warn(
             f"max_fraction: {self._max_fraction:g} does not pay for {fewest} evaluations; they are made all the same, and the monitor has "

@@ -60,7 +60,7 @@ def detect(
     for i in range(len(history) - 1):
         for s, name in enumerate(statistics):
             if fired[i][s] and fired[i + 1][s]:
-                return Onset("detected", steps[i], history[i][1][name].excess_ci, name, spent, len(history))
+                return Onset("detected", steps[i], history[i][1][name].excess_ci, name, spent, len(history), censored=i == 0)
     last = history[-1][1].get(statistics[0]) if history else None
     status = "inconclusive" if len(history) < FEWEST else "none"
     return Onset(status, None, None if last is None else last.excess_ci, statistics[0], spent, len(history))

@@ -134,6 +134,7 @@ def test_onset_detected_none_inconclusive():
     onset = doses([0, 0, 0, 0.4, 0.4, 0.4, 0.5, 0.5]).onset
     assert (onset.status, onset.step, onset.looks, onset.alpha) == ("detected", 4, 8, 0.05)
     assert onset.statistic in ("train_affinity", "near_affinity")
+    assert not onset.censored
     assert onset.interval[0] > 0
     assert doses([0.4, 0] * 4).onset.status == "none", "two in a row are asked for"
     none = doses([0] * 8).onset
@@ -141,6 +142,7 @@ def test_onset_detected_none_inconclusive():
     assert none.interval[0] < 0 < none.interval[1]
     assert doses([0] * 7).onset.status == "inconclusive"
     assert doses([0.4] * 3, looks=10).onset.status == "detected"
+    assert doses([0.4] * 3, looks=10).onset.censored, "it may have begun before the first evaluation"
     assert doses([0.4] * 8, tolerance=0.9).onset.status == "none"
     assert doses([], looks=8).onset == Onset("inconclusive", None, None, "train_affinity", 0.05, 0)
 
@@ -201,6 +203,39 @@ def test_sets_of_two_pipelines_are_called_so():
         BiasMonitor(train=ROWS[:400], heldout=other, sampler=fresh_rows)
 
 
+def images(seed, n=300):
+    return np.random.default_rng(seed).integers(0, 256, size=(n, 4, 4), dtype=np.uint8)
+
+
+def test_samples_on_another_scale():
+    """An error at the first evaluation, which can be mended; a warning later, when the model may have collapsed."""
+    sets = {"train": images(0), "heldout": images(1)}
+    monitor = BiasMonitor(**sets, sampler=lambda scale, n, *, seed, offset=0: images(2, n) // scale, n_samples=50, every=1)
+    with pytest.raises(ValueError, match=r"^gen: want values on the scale of train"):
+        monitor.step(1, 255)
+    monitor.step(2, 1)
+    with pytest.warns(RuntimeWarning, match=r"^gen: want values on the scale of train"):
+        monitor.step(3, 255)
+    assert len(monitor.history) == 2
+
+
+def test_twin_sets_of_two_pipelines_are_called_so():
+    with pytest.warns(RuntimeWarning, match="self-test"):
+        BiasMonitor(train=images(0), twin_train=images(3) // 2 + 60, heldout=images(1), sampler=fresh_rows)
+
+
+def test_no_threshold_is_said():
+    with pytest.warns(RuntimeWarning, match=r"^heldout: .*at least 100"):
+        BiasMonitor(train=SETS["train"], heldout=SETS["heldout"][:40], sampler=fresh_rows)
+
+
+def test_beyond_the_plan_alpha_grows_and_that_is_said():
+    monitor = doses([0] * 8)
+    with pytest.warns(RuntimeWarning, match=r"^looks: 8 evaluations were planned"):
+        monitor.step(9, 0)
+    assert monitor.onset.alpha == pytest.approx(0.05 * 9 / 8)
+
+
 def test_steps_increase():
     monitor = BiasMonitor(**SETS, sampler=fresh_rows, n_samples=50, every=5)
     monitor.step(10, None)
@@ -252,11 +287,11 @@ def test_power():
     assert probe_monitor().power is None
 
 
-def test_both_modes_watch_three_statistics():
+def test_with_both_modes_samples_decide():
     monitor = probe_monitor(sampler=lambda weight, n, *, seed, offset=0: GRAMMAR.sample(n, seed=9), n_samples=200)
     monitor.step(1, 0.0)
-    assert monitor.watched == ("train_affinity", "near_affinity", "alignment")
-    assert set(monitor.watched) < set(monitor.history[0].metrics)
+    assert monitor.watched == ("train_affinity", "near_affinity")
+    assert {"alignment", *monitor.watched} < set(monitor.history[0].metrics)
 
 
 @pytest.fixture
@@ -269,8 +304,8 @@ def budgeted(monkeypatch):
         clock.now += 1
         return GRAMMAR.sample(n, seed=1)
 
-    def run(max_fraction):
-        monitor = BiasMonitor(**SETS, sampler=sampler, n_samples=20, every=1, looks=40, max_fraction=max_fraction)
+    def run(max_fraction, looks=40):
+        monitor = BiasMonitor(**SETS, sampler=sampler, n_samples=20, every=1, looks=looks, max_fraction=max_fraction)
         for step in range(1, 41):
             clock.now += 2
             monitor.step(step, None)
@@ -295,6 +330,12 @@ def test_budget_leaves_out_but_not_below_eight(budgeted):
     assert all("of the training time so far" in str(w.message) for w in caught)
     assert monitor.onset.looks == 8
     assert monitor.onset.status != "inconclusive"
+
+
+def test_budget_without_a_plan_makes_the_first_eight(budgeted):
+    with pytest.warns(RuntimeWarning, match="max_fraction"):
+        monitor = budgeted(1e-6, looks=None)
+    assert [r.step for r in monitor.history] == list(range(1, 9))
 
 
 def test_budget_that_suffices_leaves_nothing_out(budgeted):
