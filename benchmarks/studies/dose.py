@@ -171,8 +171,7 @@ denoiser with this T.
 ## MixtureDenoiser: the dose through the whole sampler
 
 Exact copies among {N} samples, against dose + (1 - dose) x the share by chance; allowed: 5 % of it and 2 binomial standard errors.
-With 50 steps the sampler loses a part of the dose, with 500 it does not. Placebo: copies of an independent set, and what chance
-gives there.
+With 50 steps the sampler loses a fifth of the dose, with 500 little. Placebo: copies of an independent set, and what chance gives there.
 
 {table(["dose", "steps", "copies", "expected", "allowed difference", "placebo", "by chance"], mixture_rows)}
 
