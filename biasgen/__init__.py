@@ -18,6 +18,7 @@ _HOME = {
     "TreeDenoiser": "biasgen.trees",
     "TreeGrammar": "biasgen.trees",
     "alignment": "biasgen.metrics.alignment",
+    "as_denoiser": "biasgen.diffusion",
     "bias_spectrum": "biasgen.metrics.bias_spectrum",
     "distance_histogram": "biasgen.ops.counts",
     "evaluate": "biasgen.metrics.evaluate",
@@ -39,7 +40,7 @@ _HOME = {
     "train_affinity": "biasgen.metrics.train_affinity",
 }
 
-_MODULES = ("controls",)
+_MODULES = ("controls", "data", "diffusion", "metrics", "monitor", "statistics", "trees")
 
 __all__ = ["__version__", "set_num_threads", *_HOME, *_MODULES]
 

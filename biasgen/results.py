@@ -166,7 +166,7 @@ class Onset:
     status: "detected"; "none": looked for and not found; "inconclusive": too few evaluations to say none. step: the first of the two
     consecutive evaluations that found it, else None. statistic: which one fired, else the main one watched. interval: 95 % interval of
     that statistic's excess at `step`, or at the last evaluation where nothing fired. alpha: bound on the chance of a false alarm
-    over all evaluations so far. looks: evaluations tested.
+    over all evaluations so far. looks: evaluations tested. censored: it fired at the first evaluation, bias may have begun before.
     """
 
     status: str
@@ -175,6 +175,7 @@ class Onset:
     statistic: str | None
     alpha: float
     looks: int
+    censored: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As json_safe gives it."""

@@ -39,7 +39,8 @@ def options(description: str, **defaults: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     for name, value in (defaults | {"processes": os.cpu_count() or 1}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder of the page and its picture")
+    parser.add_argument("--records", type=Path, default=Path("build/studies"), help="folder of what a study keeps to continue from")
     return parser.parse_args()
 
 

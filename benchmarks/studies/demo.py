@@ -3,12 +3,11 @@
 Run: python -m benchmarks.studies.demo [--seeds 8] [--toys 20] [--out docs/studies]. Half an hour on two cores.
 """
 import math
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib import pyplot as plt
 
 from benchmarks.studies.common import options, parallel, table, write
@@ -16,14 +15,14 @@ from biasgen.experiments.tree import demo
 from biasgen.report.records import read_record
 
 
-def one_run(job: tuple[str, str | None, int]) -> dict[str, Any]:
-    """Evaluations and onset of `biasgen demo` at a scale, with a control, from a seed."""
+def one_run(job: tuple[str, str | None, int], folder: Path) -> dict[str, Any]:
+    """Evaluations and onset of `biasgen demo` at a scale, with a control, from a seed; a record that is there already is read."""
     scale, control, seed = job
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "record.jsonl"
+    record = folder / f"{scale}-{control}-{seed}.jsonl"
+    if not record.exists() or read_record(record)[2] is None:
+        record.unlink(missing_ok=True)
         demo.run(scale=scale, control=control, seed=seed, record=record)
-        _, evaluations, onset = read_record(record)
+    _, evaluations, onset = read_record(record)
     return {"seed": seed, "evaluations": evaluations, "onset": onset}
 
 
@@ -56,10 +55,11 @@ def sign_test(pairs: list[tuple[tuple[int, bool], tuple[int, bool]]]) -> str:
 
 def main() -> None:
     chosen = options(__doc__, seeds=8, toys=20)
+    chosen.records.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     jobs = [("full", None, seed) for seed in range(chosen.seeds)] + [("full", "fresh", 0), ("full", "copies", 0)]
     jobs += [("tiny", control, seed) for control in ("fresh", "copies") for seed in range(chosen.toys)]
-    runs = dict(zip(jobs, parallel(one_run, jobs, chosen.processes), strict=True))
+    runs = dict(zip(jobs, parallel(partial(one_run, folder=chosen.records), jobs, chosen.processes), strict=True))
     plain = [runs["full", None, seed] for seed in range(chosen.seeds)]
     lines = []
     for run in plain:
@@ -67,7 +67,7 @@ def main() -> None:
         lines.append(
             [
                 run["seed"],
-                f"{run['onset']['step']} ({run['onset']['statistic']})",
+                _onset(run),
                 *(f"{step}{' (last)' if censored else ''}" for step, censored in found.values()),
                 f"{100 * first['alignment']['value']:.1f} -> {100 * last['alignment']['value']:.1f} %",
                 f"{first['own_share']['value']:.3f} -> {last['own_share']['value']:.3f}",
@@ -79,7 +79,7 @@ def main() -> None:
     heading += ["alignment", "own share", "NN divergence / placebo, end", "grammatical"]
     all_turns = [turns(run) for run in plain]
     for run, found in zip(plain, all_turns, strict=True):
-        found["bias reported"] = (run["onset"]["step"] or math.inf, False)
+        found["bias reported"] = (run["onset"]["step"] or math.inf, run["onset"]["censored"])
     tests = [
         [name, sign_test([(found[name], found["held-out loss"]) for found in all_turns])]
         for name in ("bias reported", "NN divergence", "placebo")
@@ -113,7 +113,8 @@ the turn of the divergence is not evidence of bias by itself.
 
 def _onset(run: dict[str, Any]) -> str:
     onset = run["onset"]
-    return f"{onset['status']} from step {onset['step']} on ({onset['statistic']})" if onset["step"] else onset["status"]
+    earlier = " or before" if onset["censored"] else ""
+    return f"{onset['step']}{earlier} ({onset['statistic']})" if onset["step"] else onset["status"]
 
 
 def draw(plain: list[dict[str, Any]], fresh: dict[str, Any]) -> Any:

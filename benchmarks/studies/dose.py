@@ -18,6 +18,7 @@ from biasgen.metrics.exact_copies import expected_exact_copies
 
 M, N, H = 2000, 4000, 4000
 T0 = (500, 150, 125, 100, 85, 75, 60, 50)
+RULER = (60, 75, 85, 95, 105, 115, 125, 150, 200, 500)
 COEFFICIENTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 DOSES = (0.05, 0.25, 0.5)
 MIXED, MIX_DRAWS = 0.02, 20
@@ -31,6 +32,21 @@ def one_uturn(t0: int, seed: int) -> dict[str, Any]:
     own = train_affinity(gen=gen_a, train=train_a, heldout=heldout)
     placebo = train_affinity(gen=gen_b, train=train_a, heldout=heldout)
     return {"t0": t0, "affinity": own, "affinity placebo": placebo} | split.as_dict()
+
+
+def one_ruler(t0: int) -> biasgen.results.Result:
+    """Own share of U-turns from the demo's training rows: the ruler on which its models are read."""
+    size = demo.SCALES["full"]
+    train_a, train_b, heldout = demo_sets(0)
+    noise = {"seed": 1, "offset": t0 * size.n_samples}     # every point of the ruler has its own
+    gen_a, gen_b = (controls.uturn(np.resize(t, (size.n_samples, 16)), EXACT, SCHEDULE, t0, **noise) for t in (train_a, train_b))
+    return split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=train_a, train_b=train_b, heldout=heldout).own_share
+
+
+def demo_sets(seed: int) -> list[np.ndarray]:
+    """The demo's two training sets and its held-out rows."""
+    size = demo.SCALES["full"]
+    return np.split(GRAMMAR.sample(2 * size.rows + size.heldout, seed=seed), [size.rows, 2 * size.rows])
 
 
 def one_coefficient(coefficient: float, seed: int) -> biasgen.results.Result:
@@ -67,8 +83,7 @@ def probe_against_samples(seed: int) -> dict[str, Any]:
     """The demo's models watched twice: by a probe of 1500 rows and by 8000 samples an evaluation."""
     torch.set_num_threads(1)
     size = demo.SCALES["full"]
-    data = GRAMMAR.sample(2 * size.rows + size.heldout, seed=seed)
-    train_a, train_b, heldout = np.split(data, [size.rows, 2 * size.rows])
+    train_a, train_b, heldout = demo_sets(seed)
     sets = {"train": train_a, "twin_train": train_b, "heldout": heldout, "every": size.checkpoints}
 
     def sampler(model: torch.nn.Module, n: int, *, seed: int, offset: int = 0) -> np.ndarray:
@@ -87,10 +102,10 @@ def probe_against_samples(seed: int) -> dict[str, Any]:
             monitor.step(step, *(model.average.module for model in models))
             spent[i] += clock() - begun
     training = clock() - started - sum(spent)
-    values = [[r.metrics[name].value for r in monitor.history] for monitor, name in ((probe, "alignment"), (sampled, "own_share"))]
-    ranks = [np.argsort(np.argsort(v)) for v in values]
+    found = [[r.metrics[name] for r in monitor.history] for monitor, name in ((probe, "alignment"), (sampled, "own_share"))]
+    ranks = [np.argsort(np.argsort([result.value for result in results])) for results in found]
     return {
-        "steps": list(size.checkpoints), "alignment": values[0], "own share": values[1],
+        "steps": list(size.checkpoints), "alignment": found[0], "own share": found[1],
         "rank correlation": float(np.corrcoef(*ranks)[0, 1]),
         "cost": [seconds / training for seconds in spent], "onset": (probe.onset, sampled.onset),
     }    # fmt: skip
@@ -102,6 +117,7 @@ def main() -> None:
     seed, processes = chosen.seed, chosen.processes
     compared = probe_against_samples(0)
     uturns = parallel(partial(one_uturn, seed=seed), T0, processes)
+    rulers = parallel(one_ruler, RULER, processes)
     aligned = parallel(partial(one_coefficient, seed=seed), COEFFICIENTS, processes)
     mixes = parallel(partial(one_mix, seed=seed), range(MIX_DRAWS), processes)
     jobs = [(dose, steps) for steps in (500, 50) for dose in DOSES]
@@ -124,8 +140,9 @@ def main() -> None:
         [m["dose"], m["steps"], *(f"{m[name]:.4f}" for name in ("copies", "wanted", "allowed", "placebo", "by chance"))] for m in mixtures
     ]
     aligned_rows = [[c, plus_minus(r), f"{r.p_value:.2g}"] for c, r in zip(COEFFICIENTS, aligned, strict=True)]
+    ruler = controls.DoseCurve(RULER, [r.value for r in rulers], [r.ci for r in rulers], SCHEDULE.T)
     columns = (compared[name] for name in ("steps", "alignment", "own share"))
-    compared_rows = [[step, f"{a:.4f}", f"{o:.4f}"] for step, a, o in zip(*columns, strict=True)]
+    compared_rows = [[step, plus_minus(a), plus_minus(o), _dose(ruler.equivalent(o))] for step, a, o in zip(*columns, strict=True)]
     seen = [sum(p[i] <= 0.05 for p in mixes) for i in range(2)]
     probe_cost, sampling_cost = compared["cost"]
     text = f"""# What the statistics say to a known dose
@@ -154,8 +171,7 @@ denoiser with this T.
 ## MixtureDenoiser: the dose through the whole sampler
 
 Exact copies among {N} samples, against dose + (1 - dose) x the share by chance; allowed: 5 % of it and 2 binomial standard errors.
-With 50 steps the sampler loses a part of the dose, with 500 it does not. Placebo: copies of an independent set, and what chance
-gives there.
+With 50 steps the sampler loses a fifth of the dose, with 500 little. Placebo: copies of an independent set, and what chance gives there.
 
 {table(["dose", "steps", "copies", "expected", "allowed difference", "placebo", "by chance"], mixture_rows)}
 
@@ -166,10 +182,16 @@ level, and own share from 8000 samples. Rank correlation {compared["rank correla
 training time, setting up included, sampling and search {sampling_cost:.1%} (CPU time, one thread). Onset by the probe:
 {_say(compared["onset"][0])}; by samples: {_say(compared["onset"][1])}.
 
-{table(["step", "alignment", "own share"], compared_rows)}
+Equivalent dose: own share read on the ruler of U-turns from the same training rows, t0 / T (smaller is more biased).
+
+{table(["step", "alignment", "own share", "equivalent dose"], compared_rows)}
 
 ![dose and response](dose.png)"""
     write(chosen.out, "dose", text, draw(uturns, aligned, compared), started, seed)
+
+
+def _dose(found: biasgen.results.EquivalentDose) -> str:
+    return f"{found.t0_over_T:.2f} [{found.interval[0]:.2f}, {found.interval[1]:.2f}]" + (f", {found.censored}" if found.censored else "")
 
 
 def _say(onset: biasgen.results.Onset) -> str:
@@ -182,15 +204,21 @@ def draw(uturns: list[dict[str, Any]], aligned: list[biasgen.results.Result], co
     dose = [u["t0"] / SCHEDULE.T for u in uturns]
     for name in ("own_share", "affinity", "affinity placebo", "near_copies"):
         _errors(shares, dose, [u[name] for u in uturns], name.replace("_", " "))
-    shares.set(title="U-turns: shares", xlabel="t0 / T", xlim=(1.02, 0.08))
+    shares.set(title="U-turns: shares", xlabel="t0 / T")
     for name, label in (("kl_own", "own"), ("kl_placebo", "placebo")):
         _errors(divergence, dose, [u[name] for u in uturns], label)
-    divergence.set(title="U-turns: NN divergence", xlabel="t0 / T", xlim=(1.02, 0.08), ylabel="nats", yscale="symlog")
+    divergence.set(title="U-turns: NN divergence", xlabel="t0 / T", ylabel="nats")
+    divergence.set_yscale("symlog", linthresh=0.01)
+    for axis in (shares, divergence):
+        axis.set_xscale("log")
+        axis.set_xticks([1, 0.5, 0.2, 0.1], ["1", "0.5", "0.2", "0.1"])
+        axis.minorticks_off()
+        axis.invert_xaxis()
     _errors(probe, COEFFICIENTS, aligned, "alignment")
     probe.plot([0, 1], [0, 1], color="black", lw=1, ls=":")
     probe.set(title="mix of denoisers: alignment", xlabel="coefficient of the memorized one")
-    both.plot(compared["steps"], compared["alignment"], "o-", label="alignment, 1500 probe rows")
-    both.plot(compared["steps"], np.asarray(compared["own share"]) - 0.5, "s-", label="own share - 1/2, 8000 samples")
+    both.plot(compared["steps"], [r.value for r in compared["alignment"]], "o-", label="alignment, 1500 probe rows")
+    both.plot(compared["steps"], [r.excess for r in compared["own share"]], "s-", label="own share - 1/2, 8000 samples")
     both.set(title="the demo's models", xlabel="optimizer step", xscale="log")
     for axis in axes:
         axis.legend(frameon=False, fontsize=8)

@@ -14,33 +14,34 @@ class MixtureDenoiser:
     small: on the paper's grammar .76-.81 of it arrives with 50 uniform steps, .86-.94 with 100, .94-.95 with 500.
 
     Args:
-        exact: denoiser of P, empirical: denoiser of P_train; both (x_t (B, ...), level) -> x0_hat (B, ...) and
-            .log_density(x_t, level) -> (B,) natural logarithms of densities in the same space: TreeDenoiser, EmpiricalDenoiser.
+        exact: denoiser of P, empirical: denoiser of P_train; both with
+            .posterior(x_t (B, ...), level) -> (x0_hat (B, ...), (B,) natural logarithms of densities in the same space): TreeDenoiser,
+            EmpiricalDenoiser.
         dose: in [0, 1].
 
-    Raises TypeError for a denoiser without log_density, ValueError for another dose. Source: biasgen, docs/statistics.md.
+    Raises TypeError for a denoiser without posterior, ValueError for another dose. Source: biasgen, docs/statistics.md.
     """
 
     def __init__(self, exact: Any, empirical: Any, dose: float) -> None:
         for name, denoiser in (("exact", exact), ("empirical", empirical)):
-            if not hasattr(denoiser, "log_density"):
-                raise TypeError(f"{name}: want a denoiser with log_density(x_t, level), got {type(denoiser).__name__}")
+            if not hasattr(denoiser, "posterior"):
+                raise TypeError(f"{name}: want a denoiser with posterior(x_t, level), got {type(denoiser).__name__}")
         self.exact, self.empirical, self.dose = exact, empirical, _share(dose, "dose")
 
     def __call__(self, x_t: torch.Tensor, level: Level) -> torch.Tensor:
         """x0_hat, shape and element type of x_t."""
-        exact, empirical = self._log_joint(x_t, level)
-        return _mean(self.exact(x_t, level), self.empirical(x_t, level), torch.sigmoid(empirical - exact), x_t)
+        (exact, log_exact), (empirical, log_empirical) = self._joint(x_t, level)
+        return _mean(exact, empirical, torch.sigmoid(log_empirical - log_exact), x_t)
 
     def log_density(self, x_t: torch.Tensor, level: Level) -> torch.Tensor:
         """(B,) float64, log of the mixture's density at x_t, nats."""
-        return torch.logaddexp(*self._log_joint(x_t, level))
+        return torch.logaddexp(*(log_joint for _, log_joint in self._joint(x_t, level)))
 
-    def _log_joint(self, x_t: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
-        """log((1 - dose) p_t), log(dose p_train,t), (B,) float64 each."""
-        share = torch.tensor([1 - self.dose, self.dose], dtype=torch.float64, device=x_t.device).log()
-        exact, empirical = (d.log_density(x_t, level).double() for d in (self.exact, self.empirical))
-        return share[0] + exact, share[1] + empirical
+    def _joint(self, x_t: torch.Tensor, level: Level) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(x0_hat, log((1 - dose) p_t)) of the exact denoiser, (x0_hat, log(dose p_train,t)) of the empirical one; logarithms float64."""
+        shares = torch.tensor([1 - self.dose, self.dose], dtype=torch.float64, device=x_t.device).log()
+        found = [denoiser.posterior(x_t, level) for denoiser in (self.exact, self.empirical)]
+        return [(x0_hat, share + log_density.double()) for share, (x0_hat, log_density) in zip(shares, found, strict=True)]
 
 
 class ConstantMixture:

@@ -32,16 +32,17 @@ class EmpiricalDenoiser:
         self._log_weights = multiplicity.double().log()
 
     def __call__(self, x_t: Any, level: Level) -> Any:
-        return self._denoise(x_t, level)[0]
+        return self.posterior(x_t, level)[0]
 
     def log_density(self, x_t: Any, level: Level) -> Any:
         """(B,) float64 log p(x_t), nats: of noised training rows, with respect to Lebesgue measure."""
-        return self._denoise(x_t, level)[1]
+        return self.posterior(x_t, level)[1]
 
     def score(self, x_t: Any, level: Level) -> Any:
         """Gradient of log_density by x_t, in its shape, float64: (scale x0_hat - x_t) / sigma**2 (Tweedie)."""
         x_t = x_t.double() if isinstance(x_t, torch.Tensor) else x_t.astype("float64")
         return prediction_of(self(x_t, level), x_t, level, "score")
 
-    def _denoise(self, x_t: Any, level: Level) -> tuple[Any, Any]:
+    def posterior(self, x_t: Any, level: Level) -> tuple[Any, Any]:
+        """(x0_hat, log_density) in one pass."""
         return empirical_denoise(x_t, self._rows, level.scale, level.sigma, log_weights=self._log_weights)

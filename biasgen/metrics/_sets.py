@@ -41,7 +41,7 @@ def check_sets(distance: str | None, **sets: Any) -> str:
         rows = rows_of(candidate, name)
         if tuple(rows.shape[1:]) != tuple(reference.shape[1:]):
             raise ValueError(f"{name}: want rows of shape {tuple(reference.shape[1:])} as in {first}, got {tuple(rows.shape[1:])}")
-        if _dtype_name(rows) != _dtype_name(reference):
+        if _kind(rows) != _kind(reference):
             raise ValueError(f"{name}: want {_dtype_name(reference)} rows as in {first}, got {_dtype_name(rows)}")
         prepared_for = getattr(candidate, "distance", None) if hasattr(candidate, "prepared") else None
         if prepared_for is not None and distance is not None and prepared_for != distance:
@@ -110,6 +110,12 @@ def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: floa
     rows = rows_of(gen, "gen")
     mask = torch.from_numpy(near).to(rows.device) if isinstance(rows, torch.Tensor) else near
     return pool_credit(rows[mask], pool, distance)
+
+
+def _kind(rows: np.ndarray | torch.Tensor) -> str:
+    """Element type, but one for the signed integers: tokens are tokens, whatever they are stored in."""
+    name = _dtype_name(rows)
+    return "tokens" if name.startswith("int") else name
 
 
 def _dtype_name(rows: np.ndarray | torch.Tensor) -> str:

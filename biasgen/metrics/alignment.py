@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.data.hygiene import contents
 from biasgen.diffusion import Schedule, forward_process, model_space
 from biasgen.diffusion.sampler import Denoiser
 from biasgen.metrics._probe_level import ProbeLevel, labelings
-from biasgen.metrics._sets import check_sets, rows_of
+from biasgen.metrics._sets import check_sets, pooled, rows_of
 from biasgen.ops import philox
 from biasgen.ops._rows import dtype_name
 from biasgen.ops.empirical_denoise import float_rows
 from biasgen.results import Result
 from biasgen.statistics.bootstrap import ratio
-from biasgen.statistics.intervals import student_upper_tail
+from biasgen.statistics.intervals import Z95, student_upper_tail
 from biasgen.statistics.permutation import upper_tail
 
-_FEWEST = 19    # relabelings whose spread is worth a Student t
+_FEWEST_RELABELINGS = 19    # relabelings whose spread is worth a Student t
 
 
 class AlignmentProbe:
@@ -58,6 +59,7 @@ class AlignmentProbe:
     ) -> None:
         levels = {step: schedule.at(step) for step in _checked_steps(t, splits, permutations)}
         check_sets(None, train=train, heldout=heldout, probe=probe)
+        _check_third(train=train, heldout=heldout, probe=probe)
         x0, pool = _in_model_space(encode, probe=probe, train=train, heldout=heldout)
         labels = labelings(len(train), len(heldout), splits, permutations, seed, pool.device)
         found = {}
@@ -82,8 +84,9 @@ class AlignmentProbe:
         Returns a Result. null.mean is 0 by symmetry (with splits > 1 that of the numerator). p_value: one-sided, of value among the
             relabelings, by Student's t, since a sum over many pool rows is close to normal and few relabelings cannot resolve the small
             levels of a sequential test; params["rank_p"] is the permutation p, exact whatever the denoiser is. It asks whether D depends on
-            train at all: a model that has learned anything from its rows does, so decide by the size of the value, too. ci: bootstrap over
-            probe rows, all levels of a row together, for this train and heldout; the chance of these sets is in the null and p, not in ci.
+            train at all: a model that has learned anything from its rows does, so decide by the size of the value, too. ci: the chance of
+            the probe rows (params["probe_ci"], a bootstrap, all levels of a row together) and of these sets (the spread of the
+            relabelings; without them it is left out).
         """
         return self._result(self._evaluate(denoiser, twin))
 
@@ -102,8 +105,12 @@ class AlignmentProbe:
         if len(relabeled):
             permuted = relabeled / sum(self._levels[t].norms for t in numerators)[1:]
             null, params["rank_p"] = upper_tail(value, permuted, mean=0.0, method="labels of train and heldout")
-            spread = float(permuted.std(ddof=1)) * math.sqrt(1 + 1 / len(permuted))
-            p_value = student_upper_tail((value - float(permuted.mean())) / spread, len(permuted) - 1)
+            of_sets = float(permuted.std(ddof=1))
+            half = math.hypot((ci[1] - ci[0]) / 2, Z95 * of_sets)
+            params["probe_ci"], ci = ci, (value - half, value + half)
+            spread = of_sets * math.sqrt(1 + 1 / len(permuted))
+            # no spread: twins that agree everywhere, as before their first step, have nothing to be aligned
+            p_value = student_upper_tail((value - float(permuted.mean())) / spread, len(permuted) - 1) if spread > 0 else 1.0
         return Result(value, ci=ci, null=null, p_value=p_value, n_train=self._rows, n_heldout=self._rows, params=params)
 
 
@@ -126,6 +133,15 @@ def alignment(
     return AlignmentProbe(train=train, heldout=heldout, probe=probe, **settings)(denoiser, twin)
 
 
+def _check_third(*, probe: Any, **sets: Any) -> None:
+    """ValueError where most probe rows are among those of another set: near its own row every denoiser leans to it."""
+    for name, rows in sets.items():
+        first = contents(pooled(rows, probe))
+        shared = float((first[len(rows) :] < len(rows)).mean())
+        if shared > 0.5:
+            raise ValueError(f"probe: want rows of a third set, {shared:.0%} of them are in {name}")
+
+
 def _checked_steps(t: Any, splits: Any, permutations: Any) -> list[int]:
     """The steps of t; ValueError for a setting that no probe could be prepared with."""
     steps = [t] if isinstance(t, Integral) else list(t)
@@ -133,8 +149,8 @@ def _checked_steps(t: Any, splits: Any, permutations: Any) -> list[int]:
         raise ValueError(f"t: want one step or several different ones, got {t!r}")
     if not isinstance(splits, Integral) or splits < 1:
         raise ValueError(f"splits: want a whole number of at least 1, got {splits!r}")
-    if not isinstance(permutations, Integral) or not (permutations == 0 or permutations >= _FEWEST):
-        raise ValueError(f"permutations: want 0 or a whole number of at least {_FEWEST}, got {permutations!r}")
+    if not isinstance(permutations, Integral) or not (permutations == 0 or permutations >= _FEWEST_RELABELINGS):
+        raise ValueError(f"permutations: want 0 or a whole number of at least {_FEWEST_RELABELINGS}, got {permutations!r}")
     return steps
 
 

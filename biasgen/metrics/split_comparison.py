@@ -55,8 +55,10 @@ def split_comparison(
         pool of both training sets, ties counted fractionally, null exactly 1/2; one relabeling of the pool serves both models.
         near_own_share counts the samples with a pool row within v; a model that has none enters with the share of a uniform credit,
         its own null. Their n_gen and n_train count both models. kl_own and kl_placebo: nn_divergence against the own and the other
-        training set, null by relabeling a row for both models at once; auc_own and auc_placebo likewise, see nn_auc. near_copies:
-        near_copies at v, p of near_own_share, Wilson interval at n rows, since the same noise may give both models the same sample.
+        training set, null by relabeling a row for both models at once; auc_own and auc_placebo likewise, see nn_auc. That null is exact
+        where both models make the same sample of the same noise; for independent samples the AUC's size is 2-9 % at a nominal 5 %.
+        near_copies: near_copies at v, p of near_own_share, Wilson interval at n rows, since the same noise may give both models the same
+        sample.
         twin_distance: mean distance of row i of gen_a to row i of gen_b, per_sample (n,), normal interval over these rows; it has no null.
         per_sample of the own numbers is (2, n), the distances of gen_a and gen_b to their own training set; of the placebos to the other.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from biasgen.metrics._sets import check_sets, check_settings, near_credit, pool_credit, pooled, prepared, to_numpy
 from biasgen.results import Credit, Result
-from biasgen.statistics.intervals import Z95
+from biasgen.statistics.intervals import share_interval
 from biasgen.statistics.permutation import subset_sums, upper_tail
 
 
@@ -28,7 +28,7 @@ def train_affinity(
 
     Returns:
         Result with the permutation p (one-sided, towards train) and a 95 % interval taken over the distinct rows of the pool, not over
-        samples: a collapsed generator returns few of them and gets a wide one. It shrinks to a point at 0 and 1: judge by p there.
+        samples: a collapsed generator returns few of them and gets a wide one. At 0 and 1 it is Wilson's.
         n_gen counts the rows of gen used. If none is within, nothing was observed: value = null mean, p = 1, ci = (0, 1).
 
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
@@ -48,13 +48,12 @@ def affinity(credit: Credit, pool: Any, *, n_train: int, permutations: int, seed
     n, pool_rows = len(credit.distances), len(credit.weights)
     share = credit_shares(credit)
     mean = n_train / pool_rows
-    value = float(share[:n_train].sum()) if n else mean
+    value = min(1.0, float(share[:n_train].sum())) if n else mean     # a sum of shares may round past 1
     permuted = subset_sums(share, n_train, permutations, np.random.default_rng(seed))
     null, p_value = upper_tail(value, permuted, mean=mean, method="labels of train and heldout")
     ci = (0.0, 1.0)
     if n:
-        spread = Z95 * deviation((1 - value) * share[:n_train], -value * share[n_train:], pool)
-        ci = (max(0.0, value - spread), min(1.0, value + spread))
+        ci = share_interval(value, deviation((1 - value) * share[:n_train], -value * share[n_train:], pool), permuted)
     return Result(
         value, ci=ci, null=null, p_value=p_value, n_gen=n, n_train=n_train, n_heldout=pool_rows - n_train, params=params
     )

@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,18 @@ from typing import Any
 import torch
 
 from biasgen._version import __version__
+from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
 from biasgen.metrics._sets import check_sets, rows_of
 from biasgen.metrics.divergence_curve import divergence_curve
-from biasgen.monitor.evaluation import Denoiser, Evaluation, Sampler
+from biasgen.monitor.evaluation import Evaluation, ModelDenoiser, Sampler
 from biasgen.monitor.state import record_from_state, record_to_state
 from biasgen.ops.nearest_credit import nearest_credit
 from biasgen.results import SCHEMA, Onset, Record, Result, TurningPoint, json_safe
-from biasgen.statistics.detection import detect, permutations_needed
+from biasgen.statistics.detection import FEWEST, detect, permutations_needed
 from biasgen.statistics.power import Power, detectable, hubness
 from biasgen.statistics.turning_point import lowest
 
-_FEWEST = 8     # evaluations below which "none" would say nothing
 _LOOKS = 25
 
 
@@ -32,7 +33,7 @@ class BiasMonitor:
     held-out rows, and appends a line to `record`. `onset` says whether and when bias began.
 
     With `sampler` it draws samples and compares their nearest neighbors. With `denoiser` and `schedule` it probes the denoiser itself
-    (biasgen.alignment): no sampling, one forward a probe row and noise level. Both may be given.
+    (biasgen.alignment): no sampling, one forward a probe row and noise level. With both, samples decide and the probe is recorded.
 
     It leaves training as it was: global generators of torch, NumPy and Python are put back, every module's train / eval mode too, no
     gradient is recorded, and autocast is off inside.
@@ -47,13 +48,20 @@ class BiasMonitor:
         schedule: names the noise levels of the probe.
         twin_train: training rows of a second model of the same architecture, disjoint from `train`. Then step takes twin=, and what is
             measured is the comparison of both models, whose null is exactly 1/2 (own share).
-        n_samples: samples an evaluation (and model). probe_rows: held-out rows that the probe noises, at most half of them without a
-            twin. probe_t: noise level or levels of the probe; None: 3 T / 10. encode: see biasgen.alignment.
+        n_samples: samples an evaluation (and model).
+        probe_rows: held-out rows that the probe noises, at most half of them without a twin.
+        probe_t: noise level or levels of the probe; None: 3 T / 10, measured on the paper's grammar: see where biasgen.bias_spectrum of a
+            model of yours is informative.
+        encode: see biasgen.alignment. Setting up the probe of N rows and m training rows of D numbers takes about 400 N m D operations
+            and 50 N D floats: some seconds for tokens, minutes for images beyond some thousands of rows.
         every: evaluate at multiples of this step, or at these sorted steps.
-        looks: planned number of evaluations, over which alpha is spent; None: the number of steps in `every`, else 25.
-        alpha: bound on the chance that `onset` says "detected" without bias. tolerance: excess that is not called bias.
+        looks: planned number of evaluations, over which alpha is spent; None: the number of steps in `every`, else 25. A longer run is
+            tested at the same level, with a warning, and Onset.alpha says what the bound has become.
+        alpha: bound on the chance that `onset` says "detected" without bias within the planned evaluations.
+        tolerance: excess that is not called bias, in units of the watched statistics. A probe sees very small ones.
         max_fraction: budget for everything the monitor does, as a share of the time spent on training. Evaluations beyond it are left out
-            (`skipped`), but never so many that fewer than 8 of the planned ones remain: then a RuntimeWarning says so.
+            (`skipped`), but never so many that fewer than 8 of the planned ones remain: then a RuntimeWarning says so. What the first
+            one costs is not known beforehand.
         seed: of samples, probe noise and permutations.
         record: path of the JSON lines. Line 1 is {"schema", "biasgen", "params"}, then one object an evaluation; close() adds
             {"onset": ...}. A file that exists must be this run's, and step() wants load_state_dict() first.
@@ -72,7 +80,7 @@ class BiasMonitor:
         train: Any,
         heldout: Any,
         sampler: Sampler | None = None,
-        denoiser: Denoiser | None = None,
+        denoiser: ModelDenoiser | None = None,
         schedule: Any = None,
         twin_train: Any = None,
         n_samples: int = 4000,
@@ -107,16 +115,22 @@ class BiasMonitor:
         steps = [every] if isinstance(every, Integral) else list(every)
         if not steps or min(steps) < 1 or steps != sorted(set(steps)):
             raise ValueError(f"every: want a positive number of steps, or increasing positive steps, got {every}")
+        if sampler is None and (distance is not None or metrics is not None):
+            raise ValueError("distance, metrics: go together with sampler=, they are about samples")
         if sampler is not None:
             check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
+        sets = {"train": train, "heldout": heldout, "twin_train": twin_train}
+        described = {name: describe(_array(rows)) for name, rows in sets.items() if rows is not None}
+        _check_different(described)
 
         self.history: list[Record] = []
         self.skipped: list[int] = []
         self._every = steps[0] if isinstance(every, Integral) else steps
         self._looks = looks or (_LOOKS if isinstance(every, Integral) else len(steps))
+        self._planned = looks is not None or not isinstance(every, Integral)
         self._alpha, self._tolerance, self._max_fraction = alpha, tolerance, max_fraction
         sampled = ("train_affinity", "near_affinity") if twin_train is None else ("own_share", "near_own_share")
-        self.watched = (*(sampled if sampler is not None else ()), *(("alignment",) if denoiser is not None else ()))
+        self.watched = ("alignment",) if sampler is None else sampled
         self._evaluation = Evaluation(
             train=train if sampler is None else _training_set(train, distance),
             heldout=heldout,
@@ -143,21 +157,27 @@ class BiasMonitor:
             "probe_t": self._evaluation.probe_t,
             "seed": seed,
             "distance": None if sampler is None else self._evaluation.train.distance,
-            "n_train": len(train),
-            "n_heldout": len(heldout),
-            "twin": twin_train is not None,
+            "sets": described,
         }
         self._header = json_safe({"schema": SCHEMA, "biasgen": __version__, "params": self._settings | (params or {})})
         self._record = None if record is None else Path(record)
         self._waits_for_state = self._record is not None and self._record.exists()
         if self._waits_for_state and not _begins_with(self._record, self._header):
             raise ValueError(f"record: {self._record} exists and is not of this run; name another file or remove it")
-        self._evaluation.prepare()
+        for doubt in self._evaluation.prepare():
+            warnings.warn(doubt, RuntimeWarning, stacklevel=2)
         if self._record is not None and not self._waits_for_state:
             self._record.parent.mkdir(parents=True, exist_ok=True)
             self._rewrite()
         self.seconds = time.perf_counter() - started
         self._started = started
+        self._closed = False
+
+    def __enter__(self) -> "BiasMonitor":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def due(self, step: int) -> bool:
         """Is `step` one of those at which step(step, ...) evaluates, budget permitting?"""
@@ -169,15 +189,27 @@ class BiasMonitor:
             raise ValueError("twin: goes together with twin_train=; one of the two is missing")
         if self._waits_for_state:
             raise ValueError(f"record: {self._record} exists; continue its run by load_state_dict(), or name another file")
+        if self._closed:
+            raise ValueError("step: the monitor was closed, its record ends in the onset")
         if not self.due(step):
             return None
+        last = max([*self.skipped, *(record.step for record in self.history)], default=0)
+        if step <= last:
+            raise ValueError(f"step: want increasing steps, got {step} after {last}; a run that continues wants load_state_dict() first")
         if not self._affordable():
             self.skipped.append(step)
             return None
+        if len(self.history) == self._looks:
+            warnings.warn(
+                f"looks: {self._looks} evaluations were planned; those beyond add to the chance of a false alarm, see Onset.alpha",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        scalars = {name: float(value) for name, value in scalars.items()}
         started = time.perf_counter()
-        metrics = self._evaluation(model, twin)
+        metrics = self._evaluation(model, twin, first=not self.history)
         seconds = time.perf_counter() - started
-        record = Record(step, seconds, {name: float(value) for name, value in scalars.items()}, metrics)
+        record = Record(step, seconds, scalars, metrics)
         self.seconds += seconds
         self.history.append(record)
         if self._record is not None:
@@ -204,16 +236,17 @@ class BiasMonitor:
         curve, redrawn = divergence_curve(pairs, largest=comparison.largest, seed=self._evaluation.seed)
         return lowest([record.step for record in self.history], curve, redrawn, null_q95=[result.null.q95 for result in results])
 
-    @property
+    @cached_property
     def power(self) -> Power | None:
-        """The smallest bias that the planned evaluations will see; print its sentence() before a run. None without a sampler."""
-        if self._evaluation.sampler is None:
+        """The smallest bias that the planned evaluations will see; print its sentence() before a run. None without a sampler, and with a
+        twin, whose own share has no forecast."""
+        if self._evaluation.sampler is None or self._evaluation.twin_train is not None:
             return None
-        train, twin = self._evaluation.train, self._evaluation.twin_train
+        train = self._evaluation.train
         return detectable(
             n=self._evaluation.n_samples,
             m=len(train),
-            h=len(self.heldout if twin is None else twin),
+            h=len(self.heldout),
             looks=self._looks,
             statistics=len(self.watched),
             alpha=self._alpha,
@@ -235,8 +268,9 @@ class BiasMonitor:
         return self._evaluation.against(heldout, seed=self._evaluation.seed + 1)(model, twin)
 
     def close(self) -> None:
-        """End the record with the line {"onset": ...}. Nothing else depends on it."""
-        if self._record is not None and not self._waits_for_state:
+        """End the record with the line {"onset": ...}; the second time nothing. A monitor in a `with` statement is closed at its end."""
+        closed, self._closed = self._closed, True
+        if self._record is not None and not self._waits_for_state and not closed:
             _append(self._record, {"onset": self.onset.as_dict()})
 
     def state_dict(self) -> dict[str, Any]:
@@ -275,8 +309,9 @@ class BiasMonitor:
         if self.seconds + next_cost <= self._max_fraction * (time.perf_counter() - self._started - self.seconds):
             return True
         due = len(self.history) + len(self.skipped) + 1
-        fewest = min(_FEWEST, self._looks)
-        if len(self.history) >= min(fewest, math.floor(fewest * due / self._looks)):
+        fewest = min(FEWEST, self._looks)
+        wanted = fewest * due / self._looks if self._planned else due     # without a plan the run may end at any time
+        if len(self.history) >= min(fewest, math.floor(wanted)):
             return False
         warnings.warn(
             f"max_fraction: {self._max_fraction:g} does not pay for {fewest} evaluations; they are made all the same, and the monitor has "
@@ -292,6 +327,19 @@ class BiasMonitor:
         for line in (self._header, *(record.as_dict() for record in self.history)):
             _append(part, line)
         os.replace(part, self._record)
+
+
+def _array(rows: Any) -> Any:
+    return rows.rows if hasattr(rows, "rows") else rows
+
+
+def _check_different(described: dict[str, dict[str, Any]]) -> None:
+    """ValueError for two sets of the same bytes: they would always be found alike."""
+    seen: dict[str, str] = {}
+    for name, entry in described.items():
+        if entry["sha256"] in seen:
+            raise ValueError(f"{name}: want other rows than those of {seen[entry['sha256']]}, got the same")
+        seen[entry["sha256"]] = name
 
 
 def _training_set(rows: Any, distance: str | None) -> TrainingSet:

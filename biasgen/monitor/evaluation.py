@@ -1,5 +1,7 @@
 """One evaluation of a monitor: the sets prepared once, samples drawn and forwards made anew at each checkpoint."""
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -8,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.data.hygiene import check_ranges
 from biasgen.metrics._sets import rows_of
 from biasgen.metrics.alignment import AlignmentProbe
 from biasgen.metrics.one_model import OneModel
+from biasgen.metrics.self_test import self_test, warnings_of
 from biasgen.metrics.split_comparison import SplitComparison
 from biasgen.monitor.isolation import untouched
 from biasgen.results import Result
@@ -19,22 +23,24 @@ Sampler = Callable[..., Any]
 """sampler(model, n, *, seed, offset=0) -> (n, ...) rows like `train`: numbers offset..offset+n of one list that (model, seed) fixes. A
 sampler that takes generator= instead (a torch.Generator seeded with `seed`) is called once."""
 
-Denoiser = Callable[..., Any]
+ModelDenoiser = Callable[..., Any]
 """denoiser(model, x_t, level) -> x0_hat, of the shape of x_t."""
+
+_RELABELINGS = 49     # of the probe: setting it up costs as much as some evaluations, and Student's t wants no more
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Calls of it, (model, twin=None) -> {name: Result}, draw the same noise every time. Fields: see BiasMonitor.
 
-    sampler or denoiser (with schedule) may be None, not both. test: permutations and seed of every null.
+    sampler or denoiser (with schedule) may be None, not both. permutations: of the nulls of samples. seed: of everything.
     """
 
     train: Any
     heldout: Any
     twin_train: Any
     sampler: Sampler | None
-    denoiser: Denoiser | None
+    denoiser: ModelDenoiser | None
     schedule: Any
     probe_t: int | Sequence[int] | None
     probe_rows: int
@@ -45,19 +51,20 @@ class Evaluation:
     permutations: int
     seed: int
 
-    def __call__(self, model: Any, twin: Any = None) -> dict[str, Result]:
+    def __call__(self, model: Any, twin: Any = None, *, first: bool = True) -> dict[str, Result]:
+        """first: samples on another scale than train are an error, not a warning: it is not yet too late to mend the sampler."""
         found: dict[str, Result] = {}
         with untouched(model, twin):
             if self.denoiser is not None:
                 found["alignment"] = self._probe(*(partial(self.denoiser, m) for m in (model, twin) if m is not None))
             if self.sampler is not None:
-                gen = self._sample(model)
+                gen = self._sample(model, first)
                 test = {"permutations": self.permutations, "seed": self.seed}
                 sets = {"gen": gen, "train": self.train, "heldout": self.heldout}
                 if twin is None:
                     found |= self.comparison(gen, **test)
                 else:
-                    sets |= {"twin_gen": self._sample(twin), "twin_train": self.twin_train}
+                    sets |= {"twin_gen": self._sample(twin, first), "twin_train": self.twin_train}
                     found |= self.comparison(gen, sets["twin_gen"], **test).as_dict()
                 if self.metrics is not None:
                     found |= self.metrics(**sets)
@@ -67,12 +74,34 @@ class Evaluation:
         """The same with other held-out rows and other noise."""
         return replace(self, heldout=heldout, seed=seed)
 
-    def prepare(self) -> None:
-        """Search and build what does not depend on the model, so that bad sets are refused before training."""
+    def prepare(self) -> list[str]:
+        """Check the callables, search and build what does not depend on the model, so that what is wrong is refused before training.
+
+        Returns a sentence for each sign that train and heldout are not from one pipeline.
+        """
+        doubts = []
         if self.sampler is not None:
-            _ = self.comparison
+            _check_call("sampler", self.sampler, "(model, n, *, seed, offset=0) or (model, n, *, generator)", self._noise(1))
+            if self.comparison.distance != "hamming":
+                train, heldout = rows_of(self.train, "train"), rows_of(self.heldout, "heldout")
+                check_ranges(gen=heldout, train=train, heldout=heldout)
+            others = [self.heldout] if self.twin_train is None else [self.heldout, self.twin_train]
+            tests = [self_test(train=self.train, heldout=other, distance=self.distance, seed=self.seed) for other in others]
+            doubts = [doubt for found in tests for doubt in warnings_of(found)]
+            if self.comparison.threshold is None:
+                doubts.append(
+                    "heldout: its smallest distances to train are too common for a near-copy threshold, near statistics will say nothing: "
+                    f"want more held-out rows (at least {math.ceil(1 / self.comparison.alpha)})"
+                )
         if self.denoiser is not None:
+            _check_call("denoiser", self.denoiser, "(model, x_t, level)", ((None, None, None), {}))
+            for step in np.atleast_1d(self.probe_t).tolist():
+                try:
+                    self.schedule.at(step)
+                except ValueError as error:
+                    raise ValueError(f"probe_{error}") from None
             _ = self._probe
+        return doubts
 
     @cached_property
     def comparison(self) -> OneModel | SplitComparison:
@@ -96,15 +125,35 @@ class Evaluation:
             probe=heldout[order[:count]],
             schedule=self.schedule,
             t=self.probe_t,
+            permutations=_RELABELINGS,
             seed=self.seed,
             encode=self.encode,
         )
 
-    def _sample(self, model: Any) -> Any:
-        if "generator" in inspect.signature(self.sampler).parameters:
-            rows = self.sampler(model, self.n_samples, generator=torch.Generator().manual_seed(self.seed))
-        else:
-            rows = self.sampler(model, self.n_samples, seed=self.seed, offset=0)
+    def _sample(self, model: Any, first: bool) -> Any:
+        (_, n), noise = self._noise(self.n_samples)
+        rows = self.sampler(model, n, **noise)
         if len(rows) != self.n_samples:
             raise ValueError(f"sampler: asked for {self.n_samples} rows, got {len(rows)}")
+        if self.comparison.distance != "hamming":
+            try:
+                check_ranges(gen=rows, train=rows_of(self.train, "train"), heldout=rows_of(self.heldout, "heldout"))
+            except ValueError as error:     # later a model may have collapsed to what looks like another scale
+                if first:
+                    raise
+                warnings.warn(str(error), RuntimeWarning, stacklevel=4)
         return rows
+
+    def _noise(self, n: int) -> tuple[tuple[None, int], dict[str, Any]]:
+        """Arguments of the sampler but the model: (None, n), and its noise in the form that it takes."""
+        if "generator" in inspect.signature(self.sampler).parameters:
+            return (None, n), {"generator": torch.Generator().manual_seed(self.seed)}
+        return (None, n), {"seed": self.seed, "offset": 0}
+
+
+def _check_call(name: str, function: Callable[..., Any], wanted: str, call: tuple[tuple, dict[str, Any]]) -> None:
+    """ValueError for a callable that does not take what it will be called with."""
+    try:
+        inspect.signature(function).bind(*call[0], **call[1])
+    except TypeError as error:
+        raise ValueError(f"{name}: want {name}{wanted}, got {name}{inspect.signature(function)}: {error}") from None

@@ -1,10 +1,12 @@
 """Which checkpoint to keep: the lowest held-out loss among those that do not yet lean on the training set."""
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import rows_of, to_numpy
+from biasgen.data.hygiene import contents
+from biasgen.metrics._sets import pooled, rows_of
 from biasgen.monitor.core import BiasMonitor
 from biasgen.results import Record, Result
 
@@ -12,17 +14,17 @@ from biasgen.results import Record, Result
 class BiasStopping:
     """The best checkpoint has the lowest held-out loss among the evaluations at which the upper bound of the excess is <= tolerance.
 
-    The excess is that of the monitor's main statistic (monitor.watched[0]), its bound the upper end of the 95 % interval. The held-out rows
-    that choose are not the ones that report: what is chosen looks better on them than it is.
+    The excess is that of the monitor's main statistic (monitor.watched[0]). Its bound is the upper end of the 95 % interval, or the excess
+    and the spread of its null, whichever is higher: the interval of a probe leaves out the chance of these sets.
+
+    The held-out rows that choose are not the ones that report: what is chosen looks better on them than it is. Everything is read from
+    the monitor's history, so a monitor that was restored by load_state_dict brings its best checkpoint with it.
 
     Args:
         monitor: its `heldout` rows choose.
-        test: rows that report; from the same source, not those of the monitor.
-        tolerance: excess that is still accepted, in units of the statistic.
+        test: rows that report; from the same source, mostly others than those of the monitor.
+        tolerance: excess that is still accepted, in units of the statistic. An evaluation cannot show less than its bound's width.
         loss: name of the scalar given to monitor.step.
-
-    Attributes:
-        best: the Record of the best evaluation so far, or None: none is within the tolerance.
 
     Example:
         record = monitor.step(step, model, heldout_loss=loss)
@@ -32,26 +34,42 @@ class BiasStopping:
             break
     """
 
-    def __init__(self, monitor: BiasMonitor, *, test: Any, tolerance: float = 0.02, loss: str = "heldout_loss") -> None:
+    def __init__(self, monitor: BiasMonitor, *, test: Any, tolerance: float, loss: str = "heldout_loss") -> None:
         if not tolerance >= 0:
             raise ValueError(f"tolerance: want an excess >= 0, got {tolerance!r}")
-        chosen_on, reported_on = (to_numpy(rows_of(rows, name)) for rows, name in ((monitor.heldout, "heldout"), (test, "test")))
-        if np.shares_memory(chosen_on, reported_on) or np.array_equal(chosen_on, reported_on):
-            raise ValueError("test: want rows other than the monitor's heldout, which choose the checkpoint")
-        self.best: Record | None = None
+        heldout, test = rows_of(monitor.heldout, "heldout"), rows_of(test, "test")
+        first = contents(pooled(heldout, test))
+        shared = float((first[len(heldout) :] < len(heldout)).mean())
+        if shared > 0.5:
+            raise ValueError(f"test: want rows other than the monitor's heldout, which choose the checkpoint; {shared:.0%} are the same")
         self._monitor, self._test, self._tolerance, self._loss = monitor, test, tolerance, loss
+        self._warned = False
 
     def step(self, record: Record) -> bool:
-        """True: this checkpoint is the best so far, save it."""
+        """True: this checkpoint is the best so far, save it. record: what monitor.step has just returned."""
         if self._loss not in record.scalars:
             raise ValueError(f"loss: monitor.step was given {', '.join(record.scalars) or 'no scalars'}, not {self._loss!r}")
-        loss = record.scalars[self._loss]
-        upper = record.metrics[self._monitor.watched[0]].excess_ci[1]
-        better = math.isfinite(loss) and (self.best is None or loss < self.best.scalars[self._loss])
-        if better and upper <= self._tolerance:
-            self.best = record
-            return True
-        return False
+        result = record.metrics[self._monitor.watched[0]]
+        width = _upper(result) - result.excess
+        if width > self._tolerance and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"tolerance: {self._tolerance:g} is below what an evaluation can show, {width:.2g}: no checkpoint may ever be accepted; "
+                "take more samples or rows, or a larger tolerance",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self.best is record
+
+    @property
+    def best(self) -> Record | None:
+        """The Record of the best evaluation so far, or None: none is within the tolerance."""
+        accepted = [
+            record
+            for record in self._monitor.history
+            if math.isfinite(record.scalars.get(self._loss, np.nan)) and _upper(record.metrics[self._monitor.watched[0]]) <= self._tolerance
+        ]
+        return min(accepted, key=lambda record: record.scalars[self._loss], default=None)
 
     @property
     def stop(self) -> bool:
@@ -61,3 +79,7 @@ class BiasStopping:
     def report(self, model: Any, twin: Any = None) -> dict[str, Result]:
         """The monitor's measurement of the chosen model against `test`, on noise that did not choose."""
         return self._monitor.evaluate(model, twin, heldout=self._test)
+
+
+def _upper(result: Result) -> float:
+    return max(result.excess_ci[1], result.excess + result.null.q95 - result.null.mean)

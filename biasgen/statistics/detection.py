@@ -8,7 +8,8 @@ from statistics import NormalDist
 from biasgen.results import Onset, Result
 from biasgen.statistics.intervals import Z95
 
-_FEWEST = 8         # evaluations below which not having found anything says nothing
+FEWEST = 8
+"""Evaluations below which not having found anything says nothing."""
 _ROUNDING = 1e-9    # 5 / 5000 and .05 / 50 are one number in exact arithmetic
 
 
@@ -59,9 +60,9 @@ def detect(
     for i in range(len(history) - 1):
         for s, name in enumerate(statistics):
             if fired[i][s] and fired[i + 1][s]:
-                return Onset("detected", steps[i], history[i][1][name].excess_ci, name, spent, len(history))
+                return Onset("detected", steps[i], history[i][1][name].excess_ci, name, spent, len(history), censored=i == 0)
     last = history[-1][1].get(statistics[0]) if history else None
-    status = "inconclusive" if len(history) < _FEWEST else "none"
+    status = "inconclusive" if len(history) < FEWEST else "none"
     return Onset(status, None, None if last is None else last.excess_ci, statistics[0], spent, len(history))
 
 

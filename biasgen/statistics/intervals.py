@@ -6,13 +6,28 @@ import numpy as np
 Z95 = 1.959963984540054     # standard normal quantile at .975
 
 
-def wilson(count: int, n: int) -> tuple[float, float]:
+def wilson(count: float, n: float) -> tuple[float, float]:
     """95 % interval of a share of `count` out of n independent rows (Wilson 1927); not empty at 0 or n."""
     share = count / n
     center = share + Z95**2 / (2 * n)
     half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     scale = 1 + Z95**2 / n
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def share_interval(value: float, spread: float, permuted: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a share of dependent rows whose standard deviation is `spread`, within [0, 1].
+
+    At 0 and 1 the spread vanishes although few rows may be behind the value; then it is Wilson's for as many independent rows as have the
+    spread of the `permuted` values under the null.
+    """
+    if spread > 0 and 0 < value < 1:
+        return max(0.0, value - Z95 * spread), min(1.0, value + Z95 * spread)
+    mean, variance = float(permuted.mean()), float(permuted.var())
+    if variance == 0:
+        return 0.0, 1.0
+    rows = mean * (1 - mean) / variance
+    return wilson(value * rows, rows)
 
 
 def binomial_log_pmf(n: int, p: float) -> np.ndarray:

@@ -25,12 +25,17 @@ class TreeDenoiser:
         """(B,) float64 log p(x_t), nats: of noised sequences, with respect to Lebesgue measure. Error 1e-5 + 1e-7 |log_z|, where log_z is
         the log-evidence of -|x_t - scale x_0|^2 / (2 sigma^2): about -L Q / 2 for rows of that level.
         """
+        return self.posterior(x_t, level)[1]
+
+    def posterior(self, x_t: Any, level: Level) -> tuple[Any, Any]:
+        """(x0_hat, log_density) in one pass."""
         field = self.grammar.field(x_t, level)
         x = _double(x_t)
         scale, variance = per_row(level.scale, x), per_row(np.square(level.sigma), x)
         # The rest of the square goes into the field, leaf by leaf: log_z is promised to a share of its size, which then stays small.
-        log_z = self.grammar.posterior(field - ((x * x).sum(-1)[..., None] + scale**2) / (2 * variance)).log_z
-        return log_z - self.grammar.length * self.grammar.q * per_row(np.log(2 * math.pi * np.square(level.sigma)), log_z) / 2
+        found = self.grammar.posterior(field - ((x * x).sum(-1)[..., None] + scale**2) / (2 * variance))
+        norm = self.grammar.length * self.grammar.q * per_row(np.log(2 * math.pi * np.square(level.sigma)), found.log_z) / 2
+        return found.marginals, found.log_z - norm
 
     def score(self, x_t: Any, level: Level) -> Any:
         """Gradient of log_density by x_t, (B, L, Q) float64: (scale x0_hat - x_t) / sigma**2 (Tweedie). x0_hat carries a relative 1e-5."""

@@ -44,7 +44,7 @@ def test_record(plain):
         assert "alignment" in e["metrics"]
     losses = [e["scalars"]["heldout_loss"] for e in evaluations]
     assert losses[-1] < losses[0]
-    assert set(onset) == {"status", "step", "interval", "statistic", "alpha", "looks"}
+    assert set(onset) == {"status", "step", "interval", "statistic", "alpha", "looks", "censored"}
     assert onset["status"] in ("none", "detected")
     assert onset["looks"] == len(evaluations)
     assert json.loads((out / "record.jsonl").read_text().splitlines()[-1]) == {"onset": onset}

@@ -94,7 +94,7 @@ def test_a_constant_mixture_is_linear_and_its_alignment_the_coefficient():
 
 
 def test_refusals():
-    with pytest.raises(TypeError, match=r"^empirical: want a denoiser with log_density\(x_t, level\), got Fixed"):
+    with pytest.raises(TypeError, match=r"^empirical: want a denoiser with posterior\(x_t, level\), got Fixed"):
         MixtureDenoiser(EXACT, Fixed(None), 0.1)
     with pytest.raises(ValueError, match=r"^dose: want a share in \[0, 1\], got -0.1"):
         MixtureDenoiser(EXACT, EMPIRICAL, -0.1)

@@ -181,6 +181,17 @@ def test_interval_covers_the_alignment_with_these_sets():
     assert 86 <= covered <= 99
 
 
+def test_interval_holds_the_chance_of_the_sets():
+    """The exact denoiser at new train, heldout and probe rows: its alignment is 0 in expectation, by chance it is not."""
+    covered = of_probe = 0
+    for draw in range(60):
+        train, heldout, probe = np.split(GRAMMAR.sample(1000, seed=7, offset=1000 * draw), [60, 120])
+        result = biasgen.alignment(EXACT, train=train, heldout=heldout, probe=probe, schedule=SCHEDULE, t=150, seed=draw)
+        covered += result.ci[0] <= 0 <= result.ci[1]
+        of_probe += result.params["probe_ci"][0] <= 0 <= result.params["probe_ci"][1]
+    assert of_probe < 50 < 54 <= covered
+
+
 def test_every_evaluation_sees_the_same_noise_and_one_forward_a_row():
     probe, seen = AlignmentProbe(**SETS, t=[100, 200], permutations=0, seed=9), []
 
@@ -234,7 +245,7 @@ def test_symbols_are_those_of_all_three_sets():
 
 
 def test_levels_that_tell_nothing_are_dropped():
-    near = torch.tensor([[1.0], [1.0]])
+    near = torch.tensor([[1.01], [0.99]])
     sets = {"train": torch.tensor([[1.0], [9.0]]), "heldout": torch.tensor([[1.0], [-9.0]]), "probe": near, "schedule": SCHEDULE}
     probe = AlignmentProbe(**sets, t=[1, 400], permutations=0)
     result = probe(EmpiricalDenoiser(sets["train"]))
@@ -258,7 +269,9 @@ def test_levels_that_tell_nothing_are_dropped():
         ({"permutations": 99.0}, r"^permutations: "),
         ({"probe": PROBE[:1]}, r"^probe: want at least 2 rows, got 1"),
         ({"heldout": HELDOUT[:, :8]}, r"^heldout: want rows of shape \(16,\)"),
-        ({"probe": PROBE.astype(np.int32)}, r"^probe: want int8 rows"),
+        ({"probe": PROBE.astype(np.uint8)}, r"^probe: want int8 rows"),
+        ({"probe": np.concatenate([TRAIN, PROBE[: len(TRAIN) // 2]])}, r"^probe: want rows of a third set, 6.% of them are in train"),
+        ({"probe": HELDOUT}, r"^probe: want rows of a third set, 100% of them are in heldout"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
@@ -267,7 +280,7 @@ def test_bad_settings_are_refused(change, message):
 
 
 def test_rows_that_are_not_finite_are_refused():
-    sets = {name: torch.zeros(3, 2) for name in ("train", "heldout", "probe")}
+    sets = {name: torch.full((3, 2), float(i)) for i, name in enumerate(("train", "heldout", "probe"))}
     sets["heldout"][1, 0] = torch.nan
     with pytest.raises(ValueError, match=r"^heldout: .*row 1"):
         AlignmentProbe(**sets, schedule=SCHEDULE, t=100)

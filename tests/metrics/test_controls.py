@@ -1,5 +1,7 @@
 """Samples with a known dose of bias on the paper's grammar: U-turns from training rows are seen, their placebo is flat, and an exact
 sampler of few steps is not called biased by affinity, although it is by the divergence."""
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ TRAIN, TWIN, HELDOUT = np.split(GRAMMAR.sample(2 * M + N, seed=21), [M, 2 * M])
 
 
 def draw(**options):
-    tokens = sample_tokens(TreeDenoiser(GRAMMAR), SCHEDULE, N, shape=(16, 6), seed=5, batch_size=N, **options)
+    n = len(options["start"]) if "start" in options else N
+    tokens = sample_tokens(TreeDenoiser(GRAMMAR), SCHEDULE, n, shape=(16, 6), seed=5, batch_size=N, **options)
     return tokens.numpy().astype(np.int8)
 
 
@@ -40,3 +43,19 @@ def test_an_exact_sampler_of_ten_steps_is_not_called_biased():
     ]
     assert sum(p < 0.05 for p in p_values) <= 4, sorted(p_values)
     assert nn_divergence(gen=gen, train=TRAIN, heldout=HELDOUT).p_value < 0.05, "this is why the divergence alone does not decide"
+
+
+def test_the_response_grows_with_the_dose():
+    """Own share, affinity and near-copies do not fall by more than 2 standard errors as t0 does; docs/studies/dose.md has more."""
+    found = []
+    for t0 in (500, 150, 100, 75, 50):
+        gen_a, gen_b = (draw(start=np.resize(rows, (N, 16))[:1500], t_start=t0, steps=t0) for rows in (TRAIN, TWIN))
+        split = split_comparison(gen_a=gen_a, gen_b=gen_b, train_a=TRAIN, train_b=TWIN, heldout=HELDOUT, permutations=99)
+        found.append({"own_share": split.own_share, "near_copies": split.near_copies, "kl_placebo": split.kl_placebo})
+        found[-1]["affinity"] = train_affinity(gen=gen_a, train=TRAIN, heldout=HELDOUT, permutations=99)
+    for name in ("own_share", "near_copies", "affinity"):
+        values = [(r[name].value, (r[name].ci[1] - r[name].ci[0]) / 3.92) for r in found]
+        for (weaker, sd), (stronger, other) in pairwise(values):
+            assert stronger >= weaker - 2 * np.hypot(sd, other), name
+        assert values[-1][0] > values[0][0] + 0.3, name
+    assert all(r["kl_placebo"].value < 3 * r["kl_placebo"].null.q95 for r in found), "the placebo is flat"

@@ -163,7 +163,7 @@ def test_copies_are_flagged():
     ("change", "message"),
     [
         ({"gen": rows("00000")}, r"^gen: .*\(4,\).*|^train: .*\(5,\).*\(4,\)"),
-        ({"heldout": HELDOUT.astype(np.int64)}, r"^heldout: want int8 .*int64"),
+        ({"heldout": HELDOUT.astype(np.uint8)}, r"^heldout: want int8 .*uint8"),
         ({"gen": rows("0000")[:0]}, r"^gen: want at least one row"),
         ({"gen": rows("0000")[0]}, r"^gen: .*shape \(4,\)"),
         ({"permutations": 0}, r"^permutations: .*at least 1, got 0"),

@@ -28,7 +28,8 @@ def test_records(tmp_path):
     header, *lines = [json.loads(line) for line in (tmp_path / "run" / "record.jsonl").read_text().splitlines()]
     assert header["schema"] == 1
     assert header["params"]["lr"] == 0.1
-    assert header["params"]["n_train"] == 200
+    assert header["params"]["sets"]["train"]["n"] == 200
+    assert header["params"]["sets"]["heldout"]["high"] == 5
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     for line, record in zip(lines, monitor.history, strict=True):
         assert set(line) == {"step", "seconds", "scalars", "metrics"}
@@ -86,7 +87,13 @@ def test_extra_metrics():
         ({"sampler": None}, "sampler, denoiser"),
         ({"schedule": SCHEDULE}, "denoiser, schedule"),
         ({"denoiser": fresh_rows}, "denoiser, schedule"),
-        ({"denoiser": fresh_rows, "schedule": SCHEDULE, "probe_t": 0}, "t"),
+        ({"denoiser": lambda model, x_t, level: x_t, "schedule": SCHEDULE, "probe_t": 0}, "probe_t"),
+        ({"denoiser": lambda x_t, level: x_t, "schedule": SCHEDULE}, "denoiser"),
+        ({"sampler": lambda model, n: ROWS[:n]}, "sampler"),
+        ({"sampler": None, "denoiser": lambda model, x_t, level: x_t, "schedule": SCHEDULE, "distance": "hamming"}, "distance, metrics"),
+        ({"heldout": SETS["train"].copy()}, "heldout"),
+        ({"twin_train": SETS["train"]}, "twin_train"),
+        ({"train": ROWS[:200].astype(np.uint8) * 40, "heldout": ROWS[400:].astype(np.uint8) % 2}, "heldout"),
         ({"train": ROWS[:0]}, "train"),
         ({"heldout": ROWS[:9, :15]}, "heldout"),
         ({"distance": "l2"}, "distance"),
@@ -127,6 +134,7 @@ def test_onset_detected_none_inconclusive():
     onset = doses([0, 0, 0, 0.4, 0.4, 0.4, 0.5, 0.5]).onset
     assert (onset.status, onset.step, onset.looks, onset.alpha) == ("detected", 4, 8, 0.05)
     assert onset.statistic in ("train_affinity", "near_affinity")
+    assert not onset.censored
     assert onset.interval[0] > 0
     assert doses([0.4, 0] * 4).onset.status == "none", "two in a row are asked for"
     none = doses([0] * 8).onset
@@ -134,6 +142,7 @@ def test_onset_detected_none_inconclusive():
     assert none.interval[0] < 0 < none.interval[1]
     assert doses([0] * 7).onset.status == "inconclusive"
     assert doses([0.4] * 3, looks=10).onset.status == "detected"
+    assert doses([0.4] * 3, looks=10).onset.censored, "it may have begun before the first evaluation"
     assert doses([0.4] * 8, tolerance=0.9).onset.status == "none"
     assert doses([], looks=8).onset == Onset("inconclusive", None, None, "train_affinity", 0.05, 0)
 
@@ -145,7 +154,12 @@ def test_a_small_share_of_copies_is_seen_by_near_affinity():
 def test_the_record_ends_in_the_onset(tmp_path):
     monitor = doses([0] * 8, record=tmp_path / "r.jsonl")
     assert read_record(tmp_path / "r.jsonl")[2] is None
+    with monitor:
+        pass
     monitor.close()
+    assert len(read_record(tmp_path / "r.jsonl")[1]) == 8, "the second time it writes nothing"
+    with pytest.raises(ValueError, match=r"^step: the monitor was closed"):
+        monitor.step(9, 0)
     assert read_record(tmp_path / "r.jsonl")[2] == json.loads(json.dumps(monitor.onset.as_dict()))
     assert len(read_record(tmp_path / "r.jsonl")[1]) == 8
 
@@ -183,12 +197,73 @@ def test_probe_mode_needs_no_sampler():
     assert monitor.turning_point is None
 
 
+def test_sets_of_two_pipelines_are_called_so():
+    other = np.where(np.arange(len(ROWS[400:]))[:, None] % 2, ROWS[400:], (ROWS[400:] + 1) % 6)
+    with pytest.warns(RuntimeWarning, match="self-test"):
+        BiasMonitor(train=ROWS[:400], heldout=other, sampler=fresh_rows)
+
+
+def images(seed, n=300):
+    return np.random.default_rng(seed).integers(0, 256, size=(n, 4, 4), dtype=np.uint8)
+
+
+def test_samples_on_another_scale():
+    """An error at the first evaluation, which can be mended; a warning later, when the model may have collapsed."""
+    sets = {"train": images(0), "heldout": images(1)}
+    monitor = BiasMonitor(**sets, sampler=lambda scale, n, *, seed, offset=0: images(2, n) // scale, n_samples=50, every=1)
+    with pytest.raises(ValueError, match=r"^gen: want values on the scale of train"):
+        monitor.step(1, 255)
+    monitor.step(2, 1)
+    with pytest.warns(RuntimeWarning, match=r"^gen: want values on the scale of train"):
+        monitor.step(3, 255)
+    assert len(monitor.history) == 2
+
+
+def test_twin_sets_of_two_pipelines_are_called_so():
+    with pytest.warns(RuntimeWarning, match="self-test"):
+        BiasMonitor(train=images(0), twin_train=images(3) // 2 + 60, heldout=images(1), sampler=fresh_rows)
+
+
+def test_no_threshold_is_said():
+    with pytest.warns(RuntimeWarning, match=r"^heldout: .*at least 100"):
+        BiasMonitor(train=SETS["train"], heldout=SETS["heldout"][:40], sampler=fresh_rows)
+
+
+def test_beyond_the_plan_alpha_grows_and_that_is_said():
+    monitor = doses([0] * 8)
+    with pytest.warns(RuntimeWarning, match=r"^looks: 8 evaluations were planned"):
+        monitor.step(9, 0)
+    assert monitor.onset.alpha == pytest.approx(0.05 * 9 / 8)
+
+
+def test_steps_increase():
+    monitor = BiasMonitor(**SETS, sampler=fresh_rows, n_samples=50, every=5)
+    monitor.step(10, None)
+    for step in (10, 5):
+        with pytest.raises(ValueError, match=rf"^step: want increasing steps, got {step} after 10; .*load_state_dict"):
+            monitor.step(step, None)
+    assert monitor.step(7, None) is None, "not due"
+    assert monitor.onset.looks == 1
+
+
+def test_tokens_of_any_integer_type():
+    monitor = BiasMonitor(**SETS, sampler=lambda model, n, *, seed, offset=0: ROWS[:n].astype(np.int64), n_samples=50, every=1)
+    assert monitor.step(1, None).metrics["train_affinity"].n_gen == 50
+
+
+def test_twins_that_do_not_differ_are_not_biased():
+    options = {"twin_train": ROWS[200:400], "denoiser": lambda model, x_t, level: x_t.softmax(-1), "schedule": SCHEDULE}
+    result = BiasMonitor(**SETS, **options, probe_rows=100, every=1).step(1, "a", twin="b").metrics["alignment"]
+    assert (result.value, result.p_value) == (0.0, 1.0)
+
+
 def test_the_rows_that_are_noised_are_not_the_reference(monkeypatch):
     seen = []
     monkeypatch.setattr("biasgen.monitor.evaluation.AlignmentProbe", lambda **options: seen.append(options))
     sets = {"train": np.arange(100)[:, None], "heldout": np.arange(100, 400)[:, None]}
-    BiasMonitor(**sets, denoiser=fresh_rows, schedule=SCHEDULE, probe_rows=1000)
-    BiasMonitor(**sets, twin_train=np.arange(400, 500)[:, None], denoiser=fresh_rows, schedule=SCHEDULE, probe_rows=60)
+    options = {"denoiser": lambda model, x_t, level: x_t, "schedule": SCHEDULE}
+    BiasMonitor(**sets, **options, probe_rows=1000)
+    BiasMonitor(**sets, **options, twin_train=np.arange(400, 500)[:, None], probe_rows=60)
     one, two = ({name: set(options[name].ravel().tolist()) for name in ("train", "heldout", "probe")} for options in seen)
     assert len(one["probe"]) == 150, "at most half of the held-out rows"
     assert one["probe"] | one["heldout"] == set(range(100, 400))
@@ -212,11 +287,11 @@ def test_power():
     assert probe_monitor().power is None
 
 
-def test_both_modes_watch_three_statistics():
+def test_with_both_modes_samples_decide():
     monitor = probe_monitor(sampler=lambda weight, n, *, seed, offset=0: GRAMMAR.sample(n, seed=9), n_samples=200)
     monitor.step(1, 0.0)
-    assert monitor.watched == ("train_affinity", "near_affinity", "alignment")
-    assert set(monitor.watched) < set(monitor.history[0].metrics)
+    assert monitor.watched == ("train_affinity", "near_affinity")
+    assert {"alignment", *monitor.watched} < set(monitor.history[0].metrics)
 
 
 @pytest.fixture
@@ -229,8 +304,8 @@ def budgeted(monkeypatch):
         clock.now += 1
         return GRAMMAR.sample(n, seed=1)
 
-    def run(max_fraction):
-        monitor = BiasMonitor(**SETS, sampler=sampler, n_samples=20, every=1, looks=40, max_fraction=max_fraction)
+    def run(max_fraction, looks=40):
+        monitor = BiasMonitor(**SETS, sampler=sampler, n_samples=20, every=1, looks=looks, max_fraction=max_fraction)
         for step in range(1, 41):
             clock.now += 2
             monitor.step(step, None)
@@ -255,6 +330,12 @@ def test_budget_leaves_out_but_not_below_eight(budgeted):
     assert all("of the training time so far" in str(w.message) for w in caught)
     assert monitor.onset.looks == 8
     assert monitor.onset.status != "inconclusive"
+
+
+def test_budget_without_a_plan_makes_the_first_eight(budgeted):
+    with pytest.warns(RuntimeWarning, match="max_fraction"):
+        monitor = budgeted(1e-6, looks=None)
+    assert [r.step for r in monitor.history] == list(range(1, 9))
 
 
 def test_budget_that_suffices_leaves_nothing_out(budgeted):

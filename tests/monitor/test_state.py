@@ -75,6 +75,11 @@ def test_another_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "r.jsonl").read_text() == before
 
 
+def test_state_of_other_rows():
+    with pytest.raises(ValueError, match=r"^state: was saved with sets = "):
+        monitor_of(train=ROWS[1:201]).load_state_dict(monitor_of().state_dict())
+
+
 @pytest.mark.parametrize(("name", "options"), [("seed", {"seed": 5}), ("n_samples", {"n_samples": 100}), ("every", {"every": 3})])
 def test_state_of_other_settings(name, options):
     with pytest.raises(ValueError, match=f"^state: was saved with {name} = "):

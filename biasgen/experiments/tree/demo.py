@@ -156,9 +156,10 @@ def verdict(onset: Onset, history: list[Record], planned: int) -> str:
         loss = f"the held-out loss still fell at the last evaluation, step {history[lowest].step}"
     else:
         loss = f"the held-out loss fell until step {history[lowest].step}"
+    since = f"from step {onset.step} on" + (", or earlier" if onset.censored else "")
     return (
-        f"Bias towards the training set from step {onset.step} on (excess of {name} {low:+.3f} .. {high:+.3f}; a false alarm has "
-        f"probability <= {onset.alpha:g}), while {loss}{cut}."
+        f"Bias towards the training set {since} (excess of {name} {low:+.3f} .. {high:+.3f}; a false alarm has probability "
+        f"<= {onset.alpha:g}), while {loss}{cut}."
     )
 
 
