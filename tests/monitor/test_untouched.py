@@ -53,7 +53,8 @@ def train(make_monitor, *, compiled=False, autocast=False, average=False):
     random.seed(0)
     net = Net()
     net.body[3].p = 0.3
-    model = torch.compile(net) if compiled else net
+    backend = "aot_eager" if " " in torch.__file__ else "inductor"     # inductor does not quote paths when it calls the compiler
+    model = torch.compile(net, backend=backend) if compiled else net
     ema = copy.deepcopy(net).eval() if average else None
     optimizer = torch.optim.Adam(net.parameters())
     monitor = make_monitor() if make_monitor else None
