@@ -50,6 +50,15 @@ def test_residuals_are_bounds(level, dtype, scale):
             assert residual**2 <= float(exact) * 1.0001 + (1e-10 * found.unit) ** 2
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_residuals_cover_what_rounding_hides(level):
+    """1 - 2^-60 rounds to 1, which is on the grid: the rest that is computed is 0, the true one is not."""
+    rows, center, unit = np.ones((1, 3)), np.full(3, 2.0**-60), 1 / 64
+    codes, residuals = cpu_backend._cpu.encode(level, rows, center, unit)
+    assert codes.tolist() == [[192] * 3]
+    assert 0 < exact_residual(rows[0], center, unit, codes[0]) <= Fraction(residuals[0]) ** 2
+
+
 def search(level, query, codes, k):
     n, m = len(query), len(codes.rows)
     out = np.empty((n, k)), np.empty((n, k), np.int64), np.empty(n, np.int64), np.empty(n, np.int64)

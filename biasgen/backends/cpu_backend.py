@@ -20,7 +20,7 @@ OPS = {
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 # Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
-# packs the reference for itself, which takes as long as 35 queries do.
+# packs the reference for itself, which takes as long as 20 to 50 queries do.
 QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
