@@ -179,7 +179,7 @@ class Onset:
 
     def as_dict(self) -> dict[str, Any]:
         """As json_safe gives it."""
-        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
+        return json_safe(field_values(self))
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class EquivalentDose:
 
     def as_dict(self) -> dict[str, Any]:
         """As json_safe gives it."""
-        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
+        return json_safe(field_values(self))
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,12 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """As json_safe gives it."""
-        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
+        return json_safe(field_values(self))
+
+
+def field_values(instance: Any) -> dict[str, Any]:
+    """{name: value} of a dataclass's fields, themselves not converted."""
+    return {f.name: getattr(instance, f.name) for f in fields(instance)}
 
 
 def json_safe(value: Any) -> Any:
@@ -242,7 +247,7 @@ def json_safe(value: Any) -> Any:
     if hasattr(value, "as_dict"):
         value = value.as_dict()
     if isinstance(value, Null):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
+        value = field_values(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

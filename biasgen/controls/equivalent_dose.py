@@ -1,13 +1,13 @@
 """The equivalent dose: a statistic of samples, told as the start time of U-turns from training rows that have the same value."""
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from biasgen.controls.samples import uturn
 from biasgen.diffusion import Schedule
-from biasgen.results import EquivalentDose, Result, json_safe
+from biasgen.results import EquivalentDose, Result, field_values, json_safe
 from biasgen.statistics.intervals import Z95
 
 
@@ -25,9 +25,7 @@ class DoseCurve:
     T: int
 
     def __post_init__(self) -> None:
-        t0s = np.asarray(self.t0s)
-        if t0s.ndim != 1 or len(t0s) < 2 or (np.diff(t0s) <= 0).any() or not 1 <= t0s[0] <= t0s[-1] <= self.T:
-            raise ValueError(f"t0s: want at least two increasing steps in 1..{self.T}, got {self.t0s!r}")
+        t0s = _checked_t0s(self.t0s, self.T)
         if np.shape(self.values) != t0s.shape or not np.isfinite(np.asarray(self.values, float)).all():
             raise ValueError(f"values: want {len(t0s)} finite numbers, one a t0, got {self.values!r}")
         if np.shape(self.cis) != (len(t0s), 2) or not np.isfinite(_spread(self.values, self.cis)).all():
@@ -65,7 +63,7 @@ class DoseCurve:
 
     def as_dict(self) -> dict[str, Any]:
         """As json_safe gives it."""
-        return json_safe({f.name: getattr(self, f.name) for f in fields(self)})
+        return json_safe(field_values(self))
 
 
 def dose_curve(
@@ -92,13 +90,20 @@ def dose_curve(
     Cost: sum(t0s) evaluations of the denoiser a row. Raises ValueError for t0s out of order, before any sampling.
     Source: biasgen, docs/statistics.md.
     """
-    DoseCurve(t0s, [0.0] * len(t0s), [(0.0, 1.0)] * len(t0s), schedule.T)   # refuses bad t0s before the work
+    _checked_t0s(t0s, schedule.T)
     results = []
     for i, t0 in enumerate(t0s):
         results.append(statistic(uturn(rows, denoiser, schedule, t0, seed, Q=Q, offset=i * len(rows), batch_size=batch_size)))
         if results[i].ci is None:
             raise ValueError("statistic: want Results with ci, got None")
     return DoseCurve(list(t0s), [result.value for result in results], [result.ci for result in results], schedule.T)
+
+
+def _checked_t0s(t0s: Sequence[int], T: int) -> np.ndarray:
+    steps = np.asarray(t0s)
+    if steps.ndim != 1 or len(steps) < 2 or (np.diff(steps) <= 0).any() or not 1 <= steps[0] <= steps[-1] <= T:
+        raise ValueError(f"t0s: want at least two increasing steps in 1..{T}, got {t0s!r}")
+    return steps
 
 
 def _spread(values: Sequence[float], cis: Sequence[tuple[float, float]]) -> np.ndarray:

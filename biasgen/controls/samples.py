@@ -9,7 +9,7 @@ import torch
 
 from biasgen.diffusion import Schedule, forward_process, reverse_times, reverse_trajectory, sample_tokens
 from biasgen.ops import philox
-from biasgen.ops._rows import dtype_name
+from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops.empirical_denoise import float_rows
 
 
@@ -88,8 +88,7 @@ def uturn(
             times = reverse_times(int(t0), int(t0))
             samples[first : first + batch_size] = reverse_trajectory(denoiser, schedule, x_t, times, seed=seed, offset=number)
     elif kind.startswith("int") and rows.ndim == 2:
-        # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
-        x0 = torch.as_tensor(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")) if isinstance(rows, np.ndarray) else rows)
+        x0 = as_tensor(rows)
         lowest, highest = (int(symbol) for symbol in x0.aminmax())
         Q = highest + 1 if Q is None else Q
         if not 0 <= lowest <= highest < Q:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from biasgen.diffusion.denoisers import prediction_of
-from biasgen.diffusion.process import model_space
+from biasgen.diffusion.process import as_double, model_space
 from biasgen.diffusion.schedule import Level
 from biasgen.ops.empirical_denoise import empirical_denoise, float_rows
 
@@ -40,7 +40,7 @@ class EmpiricalDenoiser:
 
     def score(self, x_t: Any, level: Level) -> Any:
         """Gradient of log_density by x_t, in its shape, float64: (scale x0_hat - x_t) / sigma**2 (Tweedie)."""
-        x_t = x_t.double() if isinstance(x_t, torch.Tensor) else x_t.astype("float64")
+        x_t = as_double(x_t)
         return prediction_of(self(x_t, level), x_t, level, "score")
 
     def posterior(self, x_t: Any, level: Level) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from biasgen.diffusion.schedule import Level, Schedule
+from biasgen.ops._rows import as_tensor
 
 
 def one_hot(tokens: torch.Tensor | np.ndarray, Q: int, name: str = "tokens") -> torch.Tensor:
@@ -33,11 +34,9 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         outside 0..Q-1; an `encode` that returns no floats or another number of rows.
     """
     rows = getattr(rows, "rows", rows)
-    if isinstance(rows, np.ndarray):
-        # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
-        rows = torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
-    if not isinstance(rows, torch.Tensor):
+    if not isinstance(rows, np.ndarray | torch.Tensor):
         raise TypeError(f"{name}: want a NumPy array, a torch tensor or an object with `.rows`, got {type(rows).__name__}")
+    rows = as_tensor(rows)
     if not rows.numel():
         raise ValueError(f"{name}: want at least one row, got shape {tuple(rows.shape)}")
     if encode is not None:
@@ -67,6 +66,11 @@ def reverse_step(x_t: torch.Tensor, x0_hat: torch.Tensor, schedule: Schedule, t:
     if s == 0:
         return x0_hat
     return c0 * x0_hat + ct * x_t + std * noise
+
+
+def as_double(values: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """The same numbers in float64."""
+    return values.double() if isinstance(values, torch.Tensor) else values.astype(np.float64)
 
 
 def per_row(value: float | np.ndarray, like: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray | float:

@@ -1,16 +1,15 @@
 """A monitor's history as plain containers and tensors, which a training checkpoint can hold and torch.load(weights_only=True) can read."""
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from biasgen.results import Null, Record, Result
+from biasgen.results import Null, Record, Result, field_values
 
 
 def record_to_state(record: Record) -> dict[str, Any]:
     """dicts, numbers, strings, tuples and tensors that record_from_state turns back."""
-    metrics = {name: {f.name: _plain(getattr(result, f.name)) for f in fields(result)} for name, result in record.metrics.items()}
+    metrics = {name: _plain(field_values(result)) for name, result in record.metrics.items()}
     return {"step": record.step, "seconds": record.seconds, "scalars": dict(record.scalars), "metrics": metrics}
 
 
@@ -37,7 +36,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Null):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return _plain(field_values(value))
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -16,6 +16,14 @@ def dtype_name(rows: Any, name: str) -> str:
     return str(rows.dtype).removeprefix("torch.") if isinstance(rows, torch.Tensor) else rows.dtype.name
 
 
+def as_tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """An array as a tensor, not copied where torch can take it as it is; a tensor is returned unchanged."""
+    if isinstance(values, torch.Tensor):
+        return values
+    # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
+    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ("C", "A", "W")))
+
+
 def as_rows(rows: Any, name: str, distance: str) -> torch.Tensor:
     """`rows` (N, ...) as a contiguous tensor (N, F), on the device where they are; not copied where they are that already.
 
@@ -30,12 +38,9 @@ def as_rows(rows: Any, name: str, distance: str) -> torch.Tensor:
     shape = tuple(rows.shape)
     if len(shape) < 2 or 0 in shape:
         raise ValueError(f"{name}: want at least one row, shape (rows, ...) without a zero, got shape {shape}")
-    if isinstance(rows, np.ndarray):
-        if dtype == "bfloat16":  # an extension of NumPy, unknown to torch
-            rows = rows.astype(np.float32)
-        # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
-        rows = torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
-    rows = rows.detach().reshape(shape[0], -1)
+    if dtype == "bfloat16" and isinstance(rows, np.ndarray):  # an extension of NumPy, unknown to torch
+        rows = rows.astype(np.float32)
+    rows = as_tensor(rows).detach().reshape(shape[0], -1)
     if dtype in distances.FLOATS:
         rows = rows.float() if rows.dtype.itemsize == 2 else rows
         smallest, largest = (float(value) for value in rows.aminmax())

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from biasgen.ops._dispatch import choose
-from biasgen.ops._rows import dtype_name
+from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops.knn import like
 
 LARGEST = 1e100  # number in x_t and rows; with it and these bounds of scale and sigma no square or quotient overflows
@@ -80,9 +80,7 @@ def float_rows(values: Any, name: str) -> torch.Tensor:
     shape = tuple(values.shape)
     if len(shape) < 2 or 0 in shape[1:]:
         raise ValueError(f"{name}: want shape (rows, ...) with at least one number a row, got shape {shape}")
-    if isinstance(values, np.ndarray):
-        values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ("C", "A", "W")))
-    flat = values.detach().flatten(1)
+    flat = as_tensor(values).detach().flatten(1)
     if len(flat):
         low, high = (float(value) for value in flat.aminmax())
         if not (low >= -LARGEST and high <= LARGEST):

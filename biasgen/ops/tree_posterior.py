@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from biasgen.ops._dispatch import choose
-from biasgen.ops._rows import dtype_name
+from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.results import TreePosterior
 
 MAX_DEPTH = 10
@@ -47,10 +47,7 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
             f"log_field: want (B, L, Q) or (L, Q) with L = 2, 4, ... {2**MAX_DEPTH} and Q <= {MAX_SYMBOLS}, got shape {shape}"
         )
     rules, weights = _grammar(rules, weights, shape[-1])
-    if isinstance(log_field, np.ndarray):
-        field = torch.from_numpy(np.require(log_field, log_field.dtype.newbyteorder("="), ("C", "A", "W")))
-    else:
-        field = log_field.detach().contiguous()
+    field = as_tensor(log_field).detach().contiguous()
     _, module = choose("tree_posterior", device=field.device.type, dtype=dtype, backend=backend)
     out = module.tree_posterior(field if batched else field[None], rules, weights)
     if isinstance(log_field, np.ndarray):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from biasgen.diffusion.denoisers import prediction_of
-from biasgen.diffusion.process import per_row
+from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.trees.grammar import TreeGrammar
 
@@ -30,7 +30,7 @@ class TreeDenoiser:
     def posterior(self, x_t: Any, level: Level) -> tuple[Any, Any]:
         """(x0_hat, log_density) in one pass."""
         field = self.grammar.field(x_t, level)
-        x = _double(x_t)
+        x = as_double(x_t)
         scale, variance = per_row(level.scale, x), per_row(np.square(level.sigma), x)
         # The rest of the square goes into the field, leaf by leaf: log_z is promised to a share of its size, which then stays small.
         found = self.grammar.posterior(field - ((x * x).sum(-1)[..., None] + scale**2) / (2 * variance))
@@ -39,8 +39,4 @@ class TreeDenoiser:
 
     def score(self, x_t: Any, level: Level) -> Any:
         """Gradient of log_density by x_t, (B, L, Q) float64: (scale x0_hat - x_t) / sigma**2 (Tweedie). x0_hat carries a relative 1e-5."""
-        return prediction_of(self(x_t, level), _double(x_t), level, "score")
-
-
-def _double(x_t: Any) -> Any:
-    return x_t.astype(np.float64) if isinstance(x_t, np.ndarray) else x_t.double()
+        return prediction_of(self(x_t, level), as_double(x_t), level, "score")
