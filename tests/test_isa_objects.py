@@ -14,7 +14,7 @@ SOURCES = {
     "an inline function": (KERNEL % "inline int shared(int i) { return i + 1; } int kernel(int i) { return shared(i); }", "weak symbol"),
     "a template": (KERNEL % "template <class T> T shared(T i) { return i; } int kernel(int i) { return shared(i); }", "weak symbol"),
     "a container": ("#include <vector>\n" + KERNEL % "int kernel(int i) { return int(std::vector<int>(i).size()); }", "weak symbol"),
-    "a static object": (KERNEL % "int next(); static const int first = next(); int kernel(int i) { return i + first; }", "static initializer"),
+    "a static object": (KERNEL % "int next(); static const int first = next(); int kernel(int i) { return i + first; }", "initializer"),
     "a function outside": ("int kernel(int i) { return i; }", "not in biasgen::avx2"),
     "of another set": ("namespace biasgen { inline namespace avx512 { int kernel(int i) { return i; } } }", "not in biasgen::avx2"),
 }

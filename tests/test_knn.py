@@ -1,4 +1,4 @@
-"""knn and nearest_credit: what must not matter (order, split, threads, blocks), and errors."""
+"""knn and nearest_credit: memory, duplicates, expansion, errors; what must not matter is in test_promise.py."""
 from unittest import mock
 
 import numpy as np
@@ -12,7 +12,6 @@ import biasgen
 from biasgen import _settings, backends
 from biasgen.backends import cpu_backend, torch_backend
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops import nearest_credit as credit_module
 from biasgen.ops._prepared import prepare
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
@@ -37,40 +36,6 @@ def problems(draw):
 def assert_same(one, other):
     for name in ("distances", "indices", "tie_counts"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@settings(deadline=None, max_examples=60)
-@given(problem=problems(), data=st.data())
-def test_order_and_split_of_the_queries(backend, problem, data):
-    query, reference, k, distance = problem
-    whole = knn(query, reference, k, distance=distance, backend=backend)
-    expected = oracle.knn(query, reference, k, distance)
-    for actual, wanted in zip((whole.distances, whole.indices, whole.tie_counts), expected, strict=True):
-        np.testing.assert_array_equal(actual, wanted)
-    order = data.draw(st.permutations(range(len(query))))
-    shuffled = knn(query[order], reference, k, distance=distance, backend=backend)
-    np.testing.assert_array_equal(shuffled.indices, whole.indices[order])
-    cut = data.draw(st.integers(0, len(query) - 1))
-    part = knn(query[cut:], reference, k, distance=distance, backend=backend)
-    np.testing.assert_array_equal(part.indices, whole.indices[cut:])
-    np.testing.assert_array_equal(part.tie_counts, whole.tie_counts[cut:])
-
-
-@NATIVE
-@settings(deadline=None, max_examples=40)
-@given(problem=problems(), threads=st.integers(1, 4), block=st.integers(1, 20))
-def test_threads_and_blocks(problem, threads, block):
-    query, reference, k, distance = problem
-    expected = knn(query, reference, k, distance=distance, backend="cpu")
-    credit = nearest_credit(query, reference, distance=distance, backend="cpu")
-    with (
-        mock.patch.object(_settings, "_num_threads", threads),
-        mock.patch.object(cpu_backend, "QUERY_BLOCK", dict.fromkeys(cpu_backend.QUERY_BLOCK, block)),
-        mock.patch.object(credit_module, "_PAIRS", block),
-    ):
-        assert_same(knn(query, reference, k, distance=distance, backend="cpu"), expected)
-        np.testing.assert_array_equal(nearest_credit(query, reference, distance=distance, backend="cpu").weights, credit.weights)
 
 
 @settings(deadline=None, max_examples=40)
