@@ -113,6 +113,12 @@ def test_read_only_and_foreign_byte_order():
     np.testing.assert_array_equal(knn(rows, rows).indices[:, 0], range(4))
 
 
+def test_one_row_backwards():
+    """Contiguous to NumPy, for whom the stride of a single row is nothing; torch refuses it."""
+    rows = np.arange(6.0).reshape(1, 6)[::-1]
+    assert knn(rows, rows[::-1]).distances.tolist() == [[0]]
+
+
 ROWS = np.zeros((4, 3), np.int64)
 
 

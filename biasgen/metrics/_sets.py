@@ -9,6 +9,7 @@ import torch
 from biasgen import distances
 from biasgen.data.hygiene import ContentDisjoint
 from biasgen.data.training_set import TrainingSet
+from biasgen.ops._rows import as_tensor
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
 from biasgen.results import Credit
@@ -65,15 +66,8 @@ def pooled(first: Any, second: Any) -> np.ndarray | torch.Tensor:
     parts = [rows_of(first, "first"), rows_of(second, "second")]
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     if tensors:
-        return torch.cat([_tensor(part).to(tensors[0].device) for part in parts])
+        return torch.cat([as_tensor(part).to(tensors[0].device) for part in parts])
     return np.concatenate(parts)
-
-
-def _tensor(rows: np.ndarray | torch.Tensor) -> torch.Tensor:
-    if isinstance(rows, torch.Tensor):
-        return rows
-    # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write, as of a memory-mapped file
-    return torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
 
 
 def to_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:

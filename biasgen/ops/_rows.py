@@ -21,7 +21,9 @@ def as_tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values
     # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
-    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ("C", "A", "W")))
+    values = np.require(values, values.dtype.newbyteorder("="), ("C", "A", "W"))
+    backwards = any(step < 0 for step in values.strides)  # an axis of length 1 keeps its stride
+    return torch.from_numpy(values.copy() if backwards else values)
 
 
 def as_rows(rows: Any, name: str, distance: str) -> torch.Tensor:

@@ -81,7 +81,7 @@ def _grammar(rules: Any, weights: Any, Q: int) -> tuple[torch.Tensor, torch.Tens
     worst = abs(totals - 1).argmax()
     if abs(totals[worst] - 1) > 1e-9:
         raise ValueError(f"weights: want a sum of 1 over the rules of each parent, got {totals[worst]} for parent {worst}")
-    return torch.from_numpy(np.ascontiguousarray(rows, np.int16)), torch.from_numpy(np.ascontiguousarray(w))
+    return torch.from_numpy(np.array(rows, np.int16, order="C")), torch.from_numpy(np.ascontiguousarray(w))
 
 
 def _as_array(values: Any) -> np.ndarray:
