@@ -22,6 +22,7 @@ OPS = {
 # Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
 # packs the reference for itself, which takes as long as 20 to 50 queries do.
 QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
+SLOW_BLOCK = 1 << 33  # queries times reference rows times features that keep a thread busy for some 10 ms with AVX-512, 100 ms without
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
@@ -56,7 +57,7 @@ def knn(query, prepared, k, max_memory=None):
     def work(start, stop):
         search(source[start:stop], *operands, multiplicity, *(a[start:stop] for a in arrays))
 
-    run_blocks(work, n, _query_block(prepared.distance, n))
+    _run(work, n, prepared)
     return tuple(out)
 
 
@@ -69,7 +70,7 @@ def rows_within(query, prepared, radius, offsets):
     def work(start, stop):
         search(source[start:stop], *operands, radius[start:stop], offsets[start : stop + 1], out)
 
-    run_blocks(work, len(query), _query_block(prepared.distance, len(query)))
+    _run(work, len(query), prepared)
     return rows
 
 
@@ -97,9 +98,10 @@ def _encoded(level, dtype, prepared):
     return prepared.packed[dtype]
 
 
-def _query_block(distance, n):
-    """Queries of one unit of work."""
-    return min(QUERY_BLOCK[distance], max(LEAST_BLOCK, -(-n // num_threads())))
+def _run(work, n, prepared):
+    """work(start, stop) for blocks of n queries."""
+    block = min(QUERY_BLOCK[prepared.distance], max(LEAST_BLOCK, -(-n // num_threads())))
+    run_blocks(work, n, block, slow=min(n, block) * prepared.rows.numel() >= SLOW_BLOCK)
 
 
 def tree_posterior(log_field, rules, weights):

@@ -52,6 +52,7 @@ class Prepared:
         return str(self.rows.dtype).removeprefix("torch.")
 
 
+@exact_arithmetic()
 def prepare(rows: Any, distance: str | None = None, name: str = "reference") -> Prepared:
     """Find the distinct rows of (M, ...), by sorting: O(M log M). distance None: the default of the element type.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops.knn import like
@@ -14,6 +15,7 @@ LARGEST = 1e100  # number in x_t and rows; with it and these bounds of scale and
 SMALLEST_LEVEL, LARGEST_LEVEL = 1e-20, 1e20
 
 
+@exact_arithmetic()
 def empirical_denoise(
     x_t: Any,
     rows: Any,

@@ -4,11 +4,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import query_of, reference_of
 from biasgen.ops.knn import like
 
 
+@exact_arithmetic()
 def pairwise_distances(query: Any, reference: Any, *, distance: str | None = None, out: Any = None) -> Any:
     """(N, M) distances between the rows of `query` (N, ...) and of `reference` (M, ...), exact as in `knn`.
 

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.results import TreePosterior
@@ -12,6 +13,7 @@ MAX_DEPTH = 10
 MAX_SYMBOLS = 64
 
 
+@exact_arithmetic()
 def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | None = None) -> TreePosterior:
     """Marginals P(x_i = a | field) and the log-evidence, for leaves x derived from a uniform root by the same rules at every level.
 
