@@ -1,12 +1,13 @@
 """What the caller's process has set must not change an answer."""
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 _PROCESS = os.getpid()
 _GRAIN = 1 << 15  # elements that torch gives to one thread: this many a thread reach all of them
+_DENORMAL = torch.full((1,), 5e-324, dtype=torch.float64, device="cpu")
 
 
 @contextmanager
@@ -17,13 +18,17 @@ def exact_arithmetic(elements: int = 1) -> Iterator[None]:
     and for those that torch starts while it is set, which stay that way: where one is found, the work is done by the calling thread alone.
     So it is in a child that was forked: torch's threads have stayed with the parent, and it would wait for them forever.
     """
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):  # entering it costs as much as a small search
+                stack.enter_context(torch.autocast(device, enabled=False))
         threads, forked = torch.get_num_threads(), os.getpid() != _PROCESS
         if forked:
             torch.set_num_threads(1)
-        denormal = torch.full((1,), 5e-324, dtype=torch.float64)
-        zero_here = bool(denormal == 0)
-        flushed = zero_here or not bool((denormal.expand(min(elements, threads * _GRAIN)) != 0).all())
+        zero_here = bool(_DENORMAL == 0)
+        everywhere = min(elements, threads * _GRAIN)
+        flushed = zero_here or (everywhere > _GRAIN and not bool((_DENORMAL.expand(everywhere) != 0).all()))
         try:
             if flushed:
                 torch.set_num_threads(1)

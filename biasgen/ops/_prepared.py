@@ -103,8 +103,11 @@ def query_of(query: Any, prepared: Prepared) -> torch.Tensor:
     device = prepared.rows.device
     if isinstance(query, torch.Tensor) and query.device != device:
         raise ValueError(f"query: want a tensor on {device} as the reference, got {query.device}")
+    dtype = torch.promote_types(rows.dtype, prepared.rows.dtype)
+    if rows.dtype == dtype:
+        return rows.to(device)
     with exact_arithmetic(rows.numel()):
-        return rows.to(device, torch.promote_types(rows.dtype, prepared.rows.dtype))
+        return rows.to(device, dtype)
 
 
 def _kind(rows: torch.Tensor) -> str:

@@ -75,7 +75,7 @@ def knn(
         done += len(part)
         if progress is not None:
             progress.update(done)
-    values, distinct, _, tie_counts = (torch.cat(column) for column in zip(*parts, strict=True))
+    values, distinct, _, tie_counts = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
     values, indices = _expand(values, distinct, prepared, found)
     if exclude_self:
         values, indices = _without_self(values, indices)
