@@ -196,9 +196,10 @@ void search_squares(const KnnRows& rows, const Sink& sink) {
     pack_steps<kGroup, true>(rows.query + group * kGroup * features, N - group * kGroup, features,
                              query + group * kGroup * steps);
   for (int64_t n = 0; n < groups * kGroup; ++n) {
-    squares[n] = 0;
+    int64_t square = 0;  // not in memory, which the bytes of the query might alias
     for (int64_t k = 0; n < N && k < features; ++k)
-      squares[n] += rows.query[n * features + k] * rows.query[n * features + k];
+      square += rows.query[n * features + k] * rows.query[n * features + k];
+    squares[n] = square;
     least[n] = n < N ? least_sum(squares[n], sink.limit(n)) : INT32_MAX;  // no row is near to what fills the last group
   }
 
