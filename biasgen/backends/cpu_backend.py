@@ -19,9 +19,9 @@ OPS = {
     "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
-# Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
-# packs the reference for itself, which takes as long as 20 to 50 queries do.
-QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
+# Queries of one unit of work at most. Hamming: 4096 x 12 000 tokens take 1.2 ms, ten times what handing them out costs (at 512, two threads
+# gained 1.5x; at 4096 1.8x). Else each unit packs the reference for itself, which takes as long as 20 to 50 queries do.
+QUERY_BLOCK = {"hamming": 4096, "sqeuclidean": 1024}
 SLOW_BLOCK = 1 << 33  # queries times reference rows times features that keep a thread busy for some 10 ms with AVX-512, 100 ms without
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
@@ -100,7 +100,9 @@ def _encoded(level, dtype, prepared):
 
 def _run(work, n, prepared):
     """work(start, stop) for blocks of n queries."""
-    block = min(QUERY_BLOCK[prepared.distance], max(LEAST_BLOCK, -(-n // num_threads())))
+    threads = num_threads()
+    turns = -(-n // (threads * QUERY_BLOCK[prepared.distance]))  # of each thread; all as long, so that they end together
+    block = max(LEAST_BLOCK, -(-n // (threads * turns)))
     run_blocks(work, n, block, slow=min(n, block) * prepared.rows.numel() >= SLOW_BLOCK)
 
 
