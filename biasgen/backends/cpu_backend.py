@@ -4,7 +4,7 @@ from functools import partial
 import torch
 
 from biasgen import _settings
-from biasgen.backends import _codes
+from biasgen.backends import _codes, _denoise_paths
 from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._log_field import refuse
 from biasgen.backends._mode import exact_arithmetic
@@ -16,12 +16,14 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
     "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 # Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
 # packs the reference for itself, which takes as long as 20 to 50 queries do.
 QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
+MAX_MEMORY = 256 << 20  # bytes for the temporaries of the empirical denoiser
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
@@ -100,6 +102,22 @@ def _encoded(level, dtype, prepared):
 def _query_block(distance, n):
     """Queries of one unit of work."""
     return min(QUERY_BLOCK[distance], max(LEAST_BLOCK, -(-n // num_threads())))
+
+
+def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
+
+    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
+    checked by the op, the weights normalized. The temporaries take about max_memory bytes.
+    """
+    level, rows = isa(), prepared.rows
+    key = "empirical_denoise", level
+    if key not in prepared.packed:
+        codes = partial(_encoded, level, rows.dtype, prepared)
+        prepared.packed[key] = _denoise_paths.reference_of(_cpu, level, rows.numpy(), codes)
+    arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
+    found = _denoise_paths.empirical_denoise(_cpu, level, prepared.packed[key], *arrays, max_memory or MAX_MEMORY)
+    return tuple(torch.from_numpy(values) for values in found)
 
 
 def tree_posterior(log_field, rules, weights):

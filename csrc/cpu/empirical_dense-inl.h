@@ -154,16 +154,18 @@ struct DenseSums {
 
   // A panel's rows y' of the features begin .. end as lane[tile][feature][kTileRows]; rows that do not exist are 0.
   void pack_rows(int64_t first, int64_t count, int64_t begin, int64_t end) const {
+    constexpr int64_t kBlock = 16;  // features of a row at a time, so that what is written stays in the first cache
     const T* const from = static_cast<const T*>(rows.rows) + first * D;
-    for (int64_t tile = 0; tile < kDenoisePanel; tile += kTileRows) {
-      double* const to = packed + tile * kDenoiseDepth;
-      for (int64_t row = 0; row < kTileRows; ++row) {
-        const T* const y = from + (tile + row) * D;
-        for (int64_t k = begin; k < end; ++k)
-          to[(k - begin) * kTileRows + row] =
-              tile + row < count ? static_cast<double>(y[k]) - rows.center[k] : 0.0;
+    for (int64_t tile = 0; tile < kDenoisePanel; tile += kTileRows)
+      for (int64_t block = begin; block < end; block += kBlock) {
+        double* const to = packed + tile * kDenoiseDepth + (block - begin) * kTileRows;
+        const int64_t features = end - block < kBlock ? end - block : kBlock;
+        for (int64_t row = 0; row < kTileRows; ++row) {
+          const T* const y = from + (tile + row) * D + block;
+          for (int64_t k = 0; k < features; ++k)
+            to[k * kTileRows + row] = tile + row < count ? static_cast<double>(y[k]) - rows.center[block + k] : 0.0;
+        }
       }
-    }
   }
 
   // The features begin .. of the same rows, in single precision, as lane[row][kTileFeatures].

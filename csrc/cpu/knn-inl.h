@@ -42,7 +42,8 @@ void floats_within(const FloatRows& rows, const FloatWithin& within) {
 void floats_band(const FloatRows& rows, const FloatBand& band) {
   const FloatBandTaker taker(band, rows.N, rows.features);
   rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
-  for (int64_t n = 0; n < rows.N; ++n) taker.compact(n);
+  for (int64_t n = 0; n < rows.N; ++n)
+    if (band.counts[n] > 0) taker.compact(n);
 }
 
 void pair_values(const KnnPairs& pairs) { pairs.float64 ? values<double>(pairs) : values<float>(pairs); }
