@@ -26,6 +26,20 @@ constexpr int kTileRows = kTileVectors * kLanes<double>, kTileFeatures = kTileVe
 static_assert(kDenoisePanel % kTileRows == 0, "a panel is whole tiles");
 
 typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+typedef double Pair __attribute__((vector_size(16)));
+
+inline Pair load_pair(const double* from) {
+  Pair pair;
+  std::memcpy(&pair, from, sizeof pair);
+  return pair;
+}
+
+inline Pair load_pair(const float* from) {
+  typedef float Floats __attribute__((vector_size(8)));
+  Floats floats;
+  std::memcpy(&floats, from, sizeof floats);
+  return __builtin_convertvector(floats, Pair);
+}
 
 // a * b + c, fused where that is one instruction.
 inline Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) {
@@ -152,20 +166,31 @@ struct DenseSums {
     }
   }
 
-  // A panel's rows y' of the features begin .. end as lane[tile][feature][kTileRows]; rows that do not exist are 0.
+  // A panel's rows y' of the features begin .. end as lane[tile][feature][kTileRows]; rows that do not exist are copies.
   void pack_rows(int64_t first, int64_t count, int64_t begin, int64_t end) const {
     constexpr int64_t kBlock = 16;  // features of a row at a time, so that what is written stays in the first cache
-    const T* const from = static_cast<const T*>(rows.rows) + first * D;
+    const auto row_at = [&](int64_t row) {
+      return static_cast<const T*>(rows.rows) + (first + (row < count ? row : count - 1)) * D;
+    };
     for (int64_t tile = 0; tile < kDenoisePanel; tile += kTileRows)
-      for (int64_t block = begin; block < end; block += kBlock) {
-        double* const to = packed + tile * kDenoiseDepth + (block - begin) * kTileRows;
-        const int64_t features = end - block < kBlock ? end - block : kBlock;
-        for (int64_t row = 0; row < kTileRows; ++row) {
-          const T* const y = from + (tile + row) * D + block;
-          for (int64_t k = 0; k < features; ++k)
-            to[k * kTileRows + row] = tile + row < count ? static_cast<double>(y[k]) - rows.center[block + k] : 0.0;
+      for (int64_t block = begin; block < end; block += kBlock)
+        for (int64_t row = tile; row < tile + kTileRows; row += 2) {
+          const T *const a = row_at(row), *const b = row_at(row + 1);
+          double* const to = packed + tile * kDenoiseDepth + (block - begin) * kTileRows + row - tile;
+          const int64_t features = end - block < kBlock ? end - block : kBlock;
+          int64_t k = 0;
+          for (; k + 2 <= features; k += 2) {
+            const Pair c = load_pair(rows.center + block + k), x = load_pair(a + block + k) - c,
+                       y = load_pair(b + block + k) - c;
+            const Pair even = __builtin_shufflevector(x, y, 0, 2), odd = __builtin_shufflevector(x, y, 1, 3);
+            std::memcpy(to + k * kTileRows, &even, sizeof even);
+            std::memcpy(to + (k + 1) * kTileRows, &odd, sizeof odd);
+          }
+          if (k < features) {
+            to[k * kTileRows] = static_cast<double>(a[block + k]) - rows.center[block + k];
+            to[k * kTileRows + 1] = static_cast<double>(b[block + k]) - rows.center[block + k];
+          }
         }
-      }
   }
 
   // The features begin .. of the same rows, in single precision, as lane[row][kTileFeatures].
