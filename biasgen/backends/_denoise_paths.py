@@ -16,7 +16,8 @@ from biasgen.backends._blocks import num_threads, run_blocks
 DROPPED = 1e-12  # probability of all rows together that a search leaves out, at most
 _CENTER_ROWS = 4096
 _SAMPLE, _SAMPLE_LIST = 256, 64  # rows, evenly spaced: where half a list of them matter, no search of all rows is tried
-_SHARE, _LONGEST = 8, 1024  # a list holds this part of the rows or 64, and this many at most: with more, two products take less time
+_FEW, _TRIED = 128, 3  # a search may leave this part of the rows open, or so many: with more, two products take less time
+_SHARE, _LONGEST = 8, 1024  # a list holds this part of the rows or 64, and this many at most
 _DENSE, _LISTED, _LEAST = 256, 1024, 64  # queries of one unit of work: sums of _DENSE x 3072 stay in the third cache
 _RUN = 512  # features that the products add up in one go (csrc/cpu/empirical_denoise.h)
 
@@ -102,7 +103,8 @@ class _Batch:
 
     def _search(self, codes, at, capacity):
         """Lists of the rows that matter (n, capacity) and their lengths, -1 where that does not suffice."""
-        return self._native.floats_band(self._isa, self._query[at], *codes.operands, self._rests[at], self._bands[at], capacity)
+        tries = max(_FEW, len(codes.rows) // _TRIED)
+        return self._native.floats_band(self._isa, self._query[at], *codes.operands, self._rests[at], self._bands[at], capacity, tries)
 
     def _try(self, sample, few, at) -> None:
         few[at] = self._search(sample, at, _SAMPLE_LIST)[1] >= 0

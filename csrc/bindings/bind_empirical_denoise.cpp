@@ -110,9 +110,9 @@ void call_search(const std::string& isa, const Doubles& center, const Doubles& x
 }
 
 void call_listed(const std::string& isa, const py::array& rows, const Doubles& center, const Doubles& squares,
-                 const Doubles& log_p, const Doubles& x, const Doubles& scale, const Doubles& sigma,
-                 const Int64& lists, const Int64& counts, double tau, Doubles& x0_hat, Doubles& log_density,
-                 Doubles& effective, Doubles& dropped) {
+                 const Doubles& log_p, const Doubles& x, const Doubles& scale, const Doubles& sigma, const Int64& lists,
+                 const Int64& counts, double tau, Doubles& x0_hat, Doubles& log_density, Doubles& effective,
+                 Doubles& dropped) {
   const DenoiseKernels kernel = kernels(isa);
   const DenoiseRows reference = check_reference(rows, center, squares, log_p);
   const DenoiseQueries queries = check_queries(x, scale, sigma, reference.D);
@@ -156,11 +156,12 @@ void call_dense(const std::string& isa, const py::array& rows, const Doubles& ce
 void bind_empirical_denoise(py::module_& m) {
   m.def("denoise_squares", &call_squares, py::arg("isa"), py::arg("rows").noconvert(), py::arg("center").noconvert(),
         "(M,) float64 |row - center|^2 of (M, D) float rows.");
-  m.def("denoise_search", &call_search, py::arg("isa"), py::arg("center").noconvert(), py::arg("x").noconvert(),
-        py::arg("scale").noconvert(), py::arg("query").noconvert(), py::arg("rests").noconvert(),
-        py::arg("squares").noconvert(),
-        "Fills query (N, D) with x / scale in its own element type, rests (N,) with bounds of what that rounds, squares "
-        "(N,) with |x - scale center|^2. Not finite where the type cannot hold it.");
+  m.def(
+      "denoise_search", &call_search, py::arg("isa"), py::arg("center").noconvert(), py::arg("x").noconvert(),
+      py::arg("scale").noconvert(), py::arg("query").noconvert(), py::arg("rests").noconvert(),
+      py::arg("squares").noconvert(),
+      "Fills query (N, D) with x / scale in its own element type, rests (N,) with bounds of what that rounds, squares "
+      "(N,) with |x - scale center|^2. Not finite where the type cannot hold it.");
   m.def("denoise_listed", &call_listed, py::arg("isa"), py::arg("rows").noconvert(), py::arg("center").noconvert(),
         py::arg("squares").noconvert(), py::arg("log_p").noconvert(), py::arg("x").noconvert(),
         py::arg("scale").noconvert(), py::arg("sigma").noconvert(), py::arg("lists").noconvert(),

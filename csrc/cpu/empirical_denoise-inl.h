@@ -1,4 +1,5 @@
-// The empirical denoiser: sums over a few listed rows by direct differences, and the entry points of one instruction set.
+// The empirical denoiser: sums over a few listed rows by direct differences, and the entry points of one instruction
+// set.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -45,7 +45,7 @@ struct DenoiseSearch {
   double* squares;  // (N,)
 };
 
-constexpr int64_t kDenoisePanel = 96;  // rows whose weights are summed in single precision: 96 * 2^-24 < 6e-6
+constexpr int64_t kDenoisePanel = 96;   // rows whose weights are summed in single precision: 96 * 2^-24 < 6e-6
 constexpr int64_t kDenoiseDepth = 512;  // features whose products are summed in one go
 
 // Scratch of the kernels for N queries, whole groups of 8, at any instruction set.
@@ -55,12 +55,12 @@ static inline int64_t dense_scratch_bytes(int64_t N, int64_t D) {
   return queries * of_query + kDenoisePanel * (8 * kDenoiseDepth + 4 * 48 + 16);
 }
 
-#define BIASGEN_DENOISE_KERNELS(ISA)                                                                           \
-  inline namespace ISA {                                                                                       \
-  void denoise_squares(const DenoiseRows& rows, double* squares);                                              \
-  void denoise_search(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseSearch& out);       \
-  void denoise_listed(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseLists& lists,       \
-                      const DenoiseOut& out, double* dropped, double* scratch);                                \
+#define BIASGEN_DENOISE_KERNELS(ISA)                                                                                \
+  inline namespace ISA {                                                                                            \
+  void denoise_squares(const DenoiseRows& rows, double* squares);                                                   \
+  void denoise_search(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseSearch& out);            \
+  void denoise_listed(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseLists& lists,            \
+                      const DenoiseOut& out, double* dropped, double* scratch);                                     \
   void denoise_dense(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseOut& out, void* scratch); \
   }
 

@@ -166,7 +166,8 @@ struct DenseSums {
     }
   }
 
-  // A panel's rows y' of the features begin .. end as lane[tile][feature][kTileRows]; rows that do not exist are copies.
+  // A panel's rows y' of the features begin .. end as lane[tile][feature][kTileRows]; rows that do not exist are
+  // copies.
   void pack_rows(int64_t first, int64_t count, int64_t begin, int64_t end) const {
     constexpr int64_t kBlock = 16;  // features of a row at a time, so that what is written stays in the first cache
     const auto row_at = [&](int64_t row) {
