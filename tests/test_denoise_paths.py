@@ -179,6 +179,15 @@ def test_the_band_holds_every_row_that_matters(data, M, D, band, rest):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_the_rest_of_a_query_counts_twice(isa):
+    """The query may be 0.05 farther from the nearest row than it is, and as much nearer to another."""
+    rows, query = np.array([[-1.0], [1.09], [1.3]]), np.zeros((1, 1))
+    codes = _codes.encode(cpu_backend._cpu, isa, rows)
+    lists, counts = cpu_backend._cpu.floats_band(isa, query, *codes.operands, np.full(1, 0.05), np.zeros(1), 3, 3)
+    assert sorted(lists[0, : counts[0]]) == [0, 1]
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_the_band_keeps_no_more_than_it_must(isa):
     rng = np.random.default_rng(5)
     rows = rng.standard_normal((400, 6)).astype(np.float32)

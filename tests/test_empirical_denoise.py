@@ -143,7 +143,7 @@ def test_weights_are_multiplicities():
     assert_denoised_close(empirical_denoise(x, rows, 1.0, 0.5, log_weights=torch.from_numpy(weights) + 700), repeated, rows)
 
 
-@pytest.mark.parametrize("ends", [(-5000, 0), (0, -5000)])
+@pytest.mark.parametrize("ends", [(-5000, 0), (-3, 0), (0, -5000)])
 def test_blocks(ends, monkeypatch):
     """The largest term comes last, and what was summed before must shrink, or first, and what comes after must not overflow."""
     x, rows = problem(9, 37, 101, (6,), sigma=0.3)
@@ -158,7 +158,9 @@ def test_blocks(ends, monkeypatch):
     monkeypatch.setattr(_empirical_denoise, "_half_squares", watched)
     for memory in (1, 5000, 20_000):
         sizes.clear()
-        assert_denoised_close(empirical_denoise(x, rows, 1.0, 0.3, log_weights=weights, max_memory=memory, backend="torch"), whole, rows)
+        found = empirical_denoise(x, rows, 1.0, 0.3, log_weights=weights, max_memory=memory, backend="torch")
+        assert_denoised_close(found, whole, rows)
+        np.testing.assert_allclose(found.effective_sample_size, whole.effective_sample_size, rtol=1e-9)
         assert sum(b * m for b, m in sizes) == 37 * 101
         assert len(sizes) > 1
         assert max(8 * (4 * b * m + 2 * 6 * m + 4 * 6 * b) for b, m in sizes) <= max(memory, 8 * (4 + 6 * 6))
