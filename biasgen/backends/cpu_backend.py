@@ -4,7 +4,7 @@ from functools import partial
 import torch
 
 from biasgen import _settings
-from biasgen.backends import _codes
+from biasgen.backends import _codes, _denoise_paths
 from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._log_field import refuse
 from biasgen.backends._mode import exact_arithmetic
@@ -16,6 +16,7 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
     "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
@@ -23,6 +24,7 @@ OPS = {
 # packs the reference for itself, which takes as long as 20 to 50 queries do.
 QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
 SLOW_BLOCK = 1 << 33  # queries times reference rows times features that keep a thread busy for some 10 ms with AVX-512, 100 ms without
+MAX_MEMORY = 256 << 20  # bytes for the temporaries of the empirical denoiser
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
@@ -102,6 +104,22 @@ def _run(work, n, prepared):
     """work(start, stop) for blocks of n queries."""
     block = min(QUERY_BLOCK[prepared.distance], max(LEAST_BLOCK, -(-n // num_threads())))
     run_blocks(work, n, block, slow=min(n, block) * prepared.rows.numel() >= SLOW_BLOCK)
+
+
+def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
+
+    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
+    checked by the op, the weights normalized. The temporaries take about max_memory bytes.
+    """
+    level, rows = isa(), prepared.rows
+    key = "empirical_denoise", level
+    if key not in prepared.packed:
+        codes = partial(_encoded, level, rows.dtype, prepared)
+        prepared.packed[key] = _denoise_paths.reference_of(_cpu, level, rows.numpy(), codes)
+    arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
+    found = _denoise_paths.empirical_denoise(_cpu, level, prepared.packed[key], *arrays, max_memory or MAX_MEMORY)
+    return tuple(torch.from_numpy(values) for values in found)
 
 
 def tree_posterior(log_field, rules, weights):

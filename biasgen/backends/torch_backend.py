@@ -80,11 +80,13 @@ def _elements(query, prepared):
     return max(len(query) * len(prepared.rows), query.numel(), prepared.rows.numel()) * 16
 
 
-def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D) and log p(x_t) (B,), float64. x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64:
+def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability, 0, (B,), float64; float64 throughout.
+
+    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
     checked by the op, the weights normalized. Blocks whose temporaries take about max_memory bytes.
     """
-    return _empirical_denoise.empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
+    return _empirical_denoise.empirical_denoise(x_t, prepared.rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
 def tree_posterior(log_field, rules, weights):

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@ struct Kernels {
   decltype(&baseline::encode) encode;
   decltype(&baseline::knn_floats) knn_floats;
   decltype(&baseline::floats_within) floats_within;
+  decltype(&baseline::floats_band) floats_band;
   decltype(&baseline::pair_values) pair_values;
 };
 
@@ -26,12 +28,13 @@ Kernels kernels(const std::string& isa) {
   switch (parse_isa(isa)) {
 #ifdef BIASGEN_X86
     case Isa::avx512:
-      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::pair_values};
+      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::floats_band, avx512::pair_values};
     case Isa::avx2:
-      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::pair_values};
+      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::floats_band, avx2::pair_values};
 #endif
     default:
-      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::pair_values};
+      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::floats_band,
+              baseline::pair_values};
   }
 }
 
@@ -161,6 +164,31 @@ void call_floats_within(const std::string& isa, const py::array& query, const py
           "offsets: do not match the number of rows within the radius");
 }
 
+py::tuple call_floats_band(const std::string& isa, const py::array& query, const py::array& reference,
+                           const Doubles& center, double unit, const Bytes& codes, const Doubles& residuals,
+                           double usual_residual, const Int64& outlying, const Doubles& rests, const Doubles& bands,
+                           int64_t capacity, int64_t most_tries) {
+  FloatSearch search(isa, query, reference, center, unit, codes, residuals, usual_residual, outlying);
+  const int64_t N = search.rows.N;
+  check_doubles(rests, N, "rests: want a contiguous (N,) float64 array");
+  check_doubles(bands, N, "bands: want a contiguous (N,) float64 array");
+  const auto finite = [](double x) { return x >= 0 && x < INFINITY; };
+  require(std::all_of(rests.data(), rests.data() + N, finite) && std::all_of(bands.data(), bands.data() + N, finite),
+          "rests, bands: want finite numbers >= 0");
+  require(capacity >= 1 && capacity <= search.rows.M, "capacity: want 1 .. M");
+  Int64 rows({N, capacity}), counts(N);
+  std::vector<double> values(N * capacity), nearest(N), reaches(N);
+  std::vector<int64_t> tries(N);
+  const FloatBand band{rests.data(),        bands.data(),  capacity,     most_tries,     counts.mutable_data(),
+                       rows.mutable_data(), values.data(), tries.data(), nearest.data(), reaches.data()};
+  {
+    py::gil_scoped_release release;
+    const DefaultFpState fp_state;
+    search.kernel.floats_band(search.rows, band);
+  }
+  return py::make_tuple(rows, counts);
+}
+
 void call_values(const std::string& isa, const std::string& distance, const py::array& query,
                  const py::array& reference, const Int64& query_rows, const Int64& reference_rows,
                  py::array_t<double>& out) {
@@ -201,6 +229,13 @@ void bind_knn_floats(py::module_& m) {
         py::arg("residuals").noconvert(), py::arg("usual_residual"), py::arg("outlying").noconvert(),
         py::arg("radius").noconvert(), py::arg("offsets").noconvert(), py::arg("rows").noconvert(),
         "rows_within of float rows: those whose value is <= radius[n].");
+  m.def(
+      "floats_band", &call_floats_band, py::arg("isa"), py::arg("query").noconvert(), py::arg("reference").noconvert(),
+      py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(), py::arg("residuals").noconvert(),
+      py::arg("usual_residual"), py::arg("outlying").noconvert(), py::arg("rests").noconvert(),
+      py::arg("bands").noconvert(), py::arg("capacity"), py::arg("most_tries"),
+      "-> rows (N, capacity), counts (N,): all that can be at |z - y|^2 <= min + bands[n] from a z within rests[n] of "
+      "the query; -1 where they are too many, or more than most_tries are left open by the codes.");
   m.def(
       "values", &call_values, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
       py::arg("reference").noconvert(), py::arg("query_rows").noconvert(), py::arg("reference_rows").noconvert(),

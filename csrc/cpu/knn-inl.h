@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cpu/knn.h"
+#include "cpu/knn_band-inl.h"
 #include "cpu/knn_floats-inl.h"
 #include "cpu/knn_hamming-inl.h"
 #include "cpu/knn_sinks-inl.h"
@@ -36,6 +37,13 @@ void knn_floats(const FloatRows& rows, const FloatNearest& nearest) {
 void floats_within(const FloatRows& rows, const FloatWithin& within) {
   const FloatWithinTaker taker(within, rows.N);
   rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
+}
+
+void floats_band(const FloatRows& rows, const FloatBand& band) {
+  const FloatBandTaker taker(band, rows.N, rows.features);
+  rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
+  for (int64_t n = 0; n < rows.N; ++n)
+    if (band.counts[n] > 0) taker.compact(n);
 }
 
 void pair_values(const KnnPairs& pairs) { pairs.float64 ? values<double>(pairs) : values<float>(pairs); }

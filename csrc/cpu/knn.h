@@ -73,6 +73,22 @@ struct FloatWithin {
   int64_t* rows;
 };
 
+// The rows that can be at |z - y|^2 <= min + bands[n] from z, whatever z within rests[n] of query n; in rows[n *
+// capacity ..], in no order; counts[n] = -1 where the list was too short or the codes left more than most_tries rows
+// open.
+struct FloatBand {
+  const double* rests;  // (N,) finite
+  const double* bands;  // (N,) finite
+  int64_t capacity;     // M is enough
+  int64_t most_tries;
+  int64_t* counts;  // (N,)
+  int64_t* rows;    // (N, capacity)
+  double* values;   // (N, capacity), scratch like the following
+  int64_t* tries;   // (N,)
+  double* nearest;  // (N,)
+  double* reaches;  // (N,)
+};
+
 // N rows to codes (N, features) and residuals (N,).
 struct FloatCodes {
   bool float64;
@@ -126,6 +142,7 @@ static inline int64_t scratch_bytes(Distance distance, int64_t N, int64_t featur
   void encode(const FloatCodes& codes);                                                              \
   void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                               \
   void floats_within(const FloatRows& rows, const FloatWithin& within);                              \
+  void floats_band(const FloatRows& rows, const FloatBand& band);                                    \
   void pair_values(const KnnPairs& pairs);                                                           \
   }
 

@@ -66,7 +66,8 @@ inline float rough_square(const float* x, const float* y, int64_t features) {
   return total;
 }
 
-// A sink of the integer search: `Taker` says which values still matter to a query and takes the rows that have them.
+// A sink of the integer search: `Taker` says which values still matter to a query, whether one more
+// may be computed, and takes the rows that have them.
 template <class T, class Taker>
 struct Certified : FloatRows {
   const T *x, *y;
@@ -91,6 +92,10 @@ struct Certified : FloatRows {
     const double apart = unit * std::sqrt(static_cast<double>(code_square)) * (1 - 0x1p-50);
     const double lower = apart - query_residuals[n] - reference_residuals[row];
     if (lower > 0 && lower * lower * (1 - relative) > taker.reach(n)) return;
+    if (!taker.may_try(n)) {
+      limits[n] = -1;
+      return;
+    }
     if (take_value(n, row)) limits[n] = code_limit(n);
   }
 
@@ -127,6 +132,7 @@ struct FloatNearestTaker : FloatNearest {
   }
 
   double reach(int64_t n) const { return values[n * k + k - 1]; }
+  bool may_try(int64_t) const { return true; }
 
   // Rows come in any order. One as far as the k-th counts as a tie where the k-th is the nearest, too.
   void take(int64_t n, int64_t row, double value) const {
@@ -152,6 +158,7 @@ struct FloatWithinTaker : FloatWithin {
   }
 
   double reach(int64_t n) const { return radius[n]; }
+  bool may_try(int64_t) const { return true; }
 
   void take(int64_t n, int64_t row, double) const {
     int64_t at = cursor[n]++;
