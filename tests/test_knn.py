@@ -12,7 +12,7 @@ import biasgen
 from biasgen import _settings, backends
 from biasgen.backends import cpu_backend, torch_backend
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops import nearest_credit as credit_module
+from biasgen.ops import _nearest
 from biasgen.ops._prepared import prepare
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
@@ -67,7 +67,7 @@ def test_threads_and_blocks(problem, threads, block):
     with (
         mock.patch.object(_settings, "_num_threads", threads),
         mock.patch.object(cpu_backend, "QUERY_BLOCK", dict.fromkeys(cpu_backend.QUERY_BLOCK, block)),
-        mock.patch.object(credit_module, "_PAIRS", block),
+        mock.patch.object(_nearest, "_PAIRS", block),
     ):
         assert_same(knn(query, reference, k, distance=distance, backend="cpu"), expected)
         np.testing.assert_array_equal(nearest_credit(query, reference, distance=distance, backend="cpu").weights, credit.weights)

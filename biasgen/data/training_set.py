@@ -1,11 +1,13 @@
 """What a model was trained on: rows prepared once, searched often, kept in one file."""
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from biasgen.data.hygiene import describe
 from biasgen.data.row_file import read_rows, write_rows
-from biasgen.ops._prepared import Prepared, prepare
+from biasgen.ops._prepared import Prepared
+from biasgen.ops._streamed import Streamed, prepare_within
 from biasgen.ops.knn import knn
 from biasgen.results import Neighbours
 
@@ -14,17 +16,26 @@ class TrainingSet:
     """Rows of a training set with their distance. Every `reference=` and `train=` takes one in place of an array.
 
     Args:
-        rows: (M, ...) array or tensor; kept as it is, not copied. Do not change it afterwards: the search has its own copy.
+        rows: (M, ...) array or tensor; kept as it is, not copied. Do not change it afterwards: the search has its own copy, unless it is
+            streamed.
         distance: name; None: hamming for integer types other than uint8, else sqeuclidean.
+        views: ("identity", "hflip") for a model trained with random horizontal flips of rows (H, W) or (C, H, W): the distance of a query
+            to a row is the smaller of those of the query and of its mirror image. Every row counts once.
+        max_memory: bytes that the rows may take while they are searched. A set that does not fit, with its copies, is streamed: read and
+            prepared in blocks at every search, with the same answers to the bit. None: no limit, but for a memory-mapped array the
+            machine's memory, so that maps of up to a quarter of it are prepared whole.
 
     Raises:
-        TypeError: neither array nor tensor. ValueError: wrong element type, shape, token or distance.
+        TypeError: neither array nor tensor. ValueError: wrong element type, shape, token, distance, views or max_memory.
 
-    Memory: the distinct rows, about the same again packed for the cpu backend, 24 bytes a row; memory-mapped rows too are copied.
+    Memory: the distinct rows, about the same again packed for the cpu backend, 24 bytes a row; memory-mapped rows too are copied, unless
+    they are streamed.
     """
 
-    def __init__(self, rows: Any, distance: str | None = None) -> None:
-        self.prepared: Prepared = prepare(rows, distance, name="rows")
+    def __init__(
+        self, rows: Any, distance: str | None = None, views: Sequence[str] = ("identity",), max_memory: int | None = None
+    ) -> None:
+        self.prepared: Prepared | Streamed = prepare_within(max_memory, rows, distance, "rows", views)
         self.rows = rows
 
     @property
@@ -33,9 +44,19 @@ class TrainingSet:
         return self.prepared.distance
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """Forms in which the model met each row."""
+        return self.prepared.views
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the rows are read in blocks at every search."""
+        return isinstance(self.prepared, Streamed)
+
+    @property
     def distinct(self) -> int:
-        """Number of distinct rows."""
-        return len(self.prepared.rows)
+        """Number of distinct rows; of a streamed set, of rows of different bytes (-0.0 is not 0.0), for which it is read once."""
+        return self.description["distinct"] if self.streamed else len(self.prepared.rows)
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -61,7 +82,9 @@ class TrainingSet:
         return self.prepared.n
 
     def __repr__(self) -> str:
-        return f"TrainingSet({len(self)} rows of shape {self.prepared.shape}, {self.distinct} distinct, {self.distance})"
+        held = "streamed" if self.streamed else f"{self.distinct} distinct"
+        views = "" if self.views == ("identity",) else f", views {self.views}"
+        return f"TrainingSet({len(self)} rows of shape {self.prepared.shape}, {held}, {self.distance}{views})"
 
     def knn(self, query: Any, k: int = 1, **options: Any) -> Neighbours:
         """The k nearest rows of each query; see biasgen.knn for `options`, errors and the result."""

@@ -9,7 +9,7 @@ import biasgen
 from biasgen.data import training_set as module
 from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops import _prepared
+from biasgen.ops import _prepared, _streamed
 from biasgen.oracle import knn as oracle
 
 
@@ -43,7 +43,7 @@ def test_prepared_and_packed_once():
     train.knn(query)
     packed = dict(train.prepared.packed)
     again = {"side_effect": AssertionError("prepared again")}
-    with mock.patch.object(_prepared, "prepare", **again), mock.patch.object(module, "prepare", **again):
+    with mock.patch.object(_prepared, "of_rows", **again), mock.patch.object(_streamed, "prepare", **again):
         train.knn(query)
         biasgen.knn(query, train, distance="hamming")
         biasgen.nearest_credit(query, train)

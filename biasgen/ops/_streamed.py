@@ -1,0 +1,124 @@
+"""A reference larger than memory: its rows are prepared a block at a time, whenever they are searched."""
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+
+from biasgen import distances
+from biasgen.ops._prepared import Prepared, distance_of, of_rows, prepare
+from biasgen.ops._rows import as_rows, dtype_name
+from biasgen.ops._stream import blocks
+from biasgen.ops._views import checked_views
+
+# How often a search holds the bytes of the rows at most. Whole: given, distinct, while these are found once more, packed for the cpu backend.
+# Block by block: two more that are read meanwhile, and what the allocator keeps of the last.
+_WHOLE, _BLOCKWISE = 4, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """M rows that are read and prepared in blocks: what Prepared says of its rows, without holding them.
+
+    rows (M, ...): array, tensor or memory map, as given; element: the type that they are searched in; block_bytes: of rows as they are.
+    Equal rows of different blocks are searched twice; nothing else differs.
+    """
+
+    rows: Any
+    distance: str
+    views: tuple[str, ...]
+    element: torch.dtype
+    block_bytes: int
+
+    @property
+    def n(self) -> int:
+        """Number of rows, M."""
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return tuple(self.rows.shape[1:])
+
+    @property
+    def integer(self) -> bool:
+        """Whether distances to these rows are integers."""
+        return not self.element.is_floating_point and distances.get(self.distance).integer
+
+    @property
+    def dtype(self) -> str:
+        """Name of `element`, as backends declare it."""
+        return str(self.element).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are searched."""
+        return self.rows.device if isinstance(self.rows, torch.Tensor) else torch.device("cpu")
+
+    def blocks(self) -> Iterator[tuple[int, Prepared]]:
+        """Yield (index of the first row, Prepared) of consecutive runs of the rows."""
+        for start, flat in _checked(self.rows, "rows", self.distance, self.block_bytes):
+            yield start, of_rows(flat.to(self.element), self.distance, self.shape, self.views)
+
+
+def prepare_within(
+    max_memory: int | None, rows: Any, distance: str | None, name: str, views: Any = ("identity",)
+) -> Prepared | Streamed:
+    """The preparation of rows (M, ...), whole where it and its search fit into max_memory bytes, else in blocks that do.
+
+    max_memory None: no limit, but for a memory map the machine's memory. The rows of a streamed set are checked here, in one pass.
+    Errors: as prepare; ValueError for a max_memory that is no positive number or does not hold one row.
+    """
+    if max_memory is not None and (not isinstance(max_memory, Integral) or isinstance(max_memory, bool) or max_memory < 1):
+        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    if max_memory is None and isinstance(rows, np.memmap):
+        max_memory = _machine_memory()
+    distance = distance_of(rows, distance, name)
+    if max_memory is None or rows.ndim < 2 or 0 in rows.shape or len(rows) * _row_bytes(rows) * _WHOLE <= max_memory:
+        return prepare(rows, distance, name, views)
+    views = checked_views(views, tuple(rows.shape[1:]))
+    block = max_memory // (_BLOCKWISE * _row_bytes(rows))
+    if not block:
+        raise ValueError(f"max_memory: want at least {_BLOCKWISE * _row_bytes(rows)} bytes, which a row takes, got {max_memory}")
+    block_bytes = block * rows[:1].nbytes
+    checked = _checked(rows, name, distance, block_bytes)
+    elements = {next(checked)[1].dtype} if dtype_name(rows, name) == "uint8" else {flat.dtype for _, flat in checked}
+    return Streamed(rows, distance, views, max(elements, key=lambda dtype: dtype.itemsize), block_bytes)
+
+
+def reference_of(reference: Any, distance: str | None) -> Prepared | Streamed:
+    """What `reference` was prepared as (anything with `.prepared`), or the preparation of an array or tensor.
+
+    ValueError when `distance` is not the one that it was prepared for.
+    """
+    if not hasattr(reference, "prepared"):
+        return prepare_within(None, reference, distance, "reference")
+    prepared = reference.prepared
+    if distance is not None and distances.get(distance).name != prepared.distance:
+        raise ValueError(f"distance: want {prepared.distance!r}, which the reference was prepared for, got {distance!r}")
+    return prepared
+
+
+def _checked(rows: Any, name: str, distance: str, block_bytes: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (index of the first row, rows (m, F) as as_rows gives them) of each block."""
+    start = 0
+    for block in blocks(rows, block_bytes):
+        yield start, as_rows(block, name, distance, start)
+        start += len(block)
+
+
+def _row_bytes(rows: Any) -> int:
+    """Bytes of a row as it is, or as float32 where a narrower float becomes that."""
+    size = rows.dtype.itemsize
+    return rows[:1].nbytes // size * (max(size, 4) if "float" in str(rows.dtype) else size)
+
+
+def _machine_memory() -> int:
+    """Bytes; more than any set has where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
