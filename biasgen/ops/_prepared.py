@@ -90,8 +90,8 @@ def distance_of(rows: Any, distance: str | None, name: str) -> str:
     return distances.get(distances.default(dtype_name(rows, name)) if distance is None else distance).name
 
 
-def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tuple[str, ...]) -> Prepared:
-    """The preparation of rows (M, F) that as_rows has checked."""
+def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tuple[str, ...], shared: bool = False) -> Prepared:
+    """The preparation of rows (M, F) that as_rows has checked. shared: they need no copy, since nothing changes them while it is used."""
     device = flat.device
     with exact_arithmetic(flat.numel()):
         values = flat + 0.0 if flat.is_floating_point() else flat  # makes -0.0 the bytes of 0.0
@@ -99,7 +99,7 @@ def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tu
     del values
     offsets = np.concatenate(([0], np.cumsum(multiplicity)))
     return Prepared(
-        rows=flat[torch.from_numpy(first).to(device)],
+        rows=flat if shared and len(first) == len(flat) else flat[torch.from_numpy(first).to(device)],
         multiplicity=torch.from_numpy(multiplicity).to(device),
         members=torch.from_numpy(members).to(device),
         offsets=torch.from_numpy(offsets).to(device),

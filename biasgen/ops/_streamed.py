@@ -61,7 +61,7 @@ class Streamed:
     def blocks(self) -> Iterator[tuple[int, Prepared]]:
         """Yield (index of the first row, Prepared) of consecutive runs of the rows."""
         for start, flat in _checked(self.rows, "rows", self.distance, self.block_bytes):
-            yield start, of_rows(flat.to(self.element), self.distance, self.shape, self.views)
+            yield start, of_rows(flat.to(self.element), self.distance, self.shape, self.views, shared=True)
 
 
 def prepare_within(
