@@ -36,12 +36,16 @@ class ContentDisjoint:
         return f"ContentDisjoint({len(self)} rows)"
 
 
-def contents(rows: Any) -> np.ndarray:
-    """(N,) int64: for each row of (N, ...) the index of the first row of the same bytes.
+def contents(*sets: Any) -> np.ndarray:
+    """(N,) int64: for each row of the sets (n, ...), joined, the index of the first row of the same bytes.
 
-    Rows are compared by 128-bit BLAKE2b digests, so that a memory-mapped set is read once, in order. Memory: 16 bytes a row.
+    Sets of several types are compared in the type that holds them all. Rows are compared by 128-bit BLAKE2b digests, so that a
+    memory-mapped set is read once, in order. Memory: 16 bytes a row.
     """
-    digests = b"".join(_row_digests(block) for block in blocks(rows, _BLOCK_BYTES))
+    names = {dtype_name(rows, "rows") for rows in sets}
+    common = np.result_type(*names) if len(names) > 1 else None
+    parts = (block if common is None else _values(block).astype(common) for rows in sets for block in blocks(rows, _BLOCK_BYTES))
+    digests = b"".join(_row_digests(part) for part in parts)
     _, first, inverse = np.unique(np.frombuffer(digests, dtype="V16"), return_index=True, return_inverse=True)
     return first[inverse]
 

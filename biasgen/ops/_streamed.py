@@ -23,25 +23,25 @@ _WHOLE, _BLOCKWISE = 4, 8
 class Streamed:
     """M rows that are read and prepared in blocks: what Prepared says of its rows, without holding them.
 
-    rows (M, ...): array, tensor or memory map, as given; element: the type that they are searched in; block_bytes: of rows as they are.
-    Equal rows of different blocks are searched twice; nothing else differs.
+    sources: (m, ...) arrays, tensors or memory maps of one shape, whose rows follow each other; element: the type that they are searched
+    in; block_rows: rows of a block. Equal rows of different blocks are searched twice; nothing else differs.
     """
 
-    rows: Any
+    sources: tuple[Any, ...]
     distance: str
     views: tuple[str, ...]
     element: torch.dtype
-    block_bytes: int
+    block_rows: int
 
     @property
     def n(self) -> int:
         """Number of rows, M."""
-        return len(self.rows)
+        return sum(len(rows) for rows in self.sources)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one row."""
-        return tuple(self.rows.shape[1:])
+        return tuple(self.sources[0].shape[1:])
 
     @property
     def integer(self) -> bool:
@@ -56,11 +56,12 @@ class Streamed:
     @property
     def device(self) -> torch.device:
         """Where the rows are searched."""
-        return self.rows.device if isinstance(self.rows, torch.Tensor) else torch.device("cpu")
+        rows = self.sources[0]
+        return rows.device if isinstance(rows, torch.Tensor) else torch.device("cpu")
 
     def blocks(self) -> Iterator[tuple[int, Prepared]]:
         """Yield (index of the first row, Prepared) of consecutive runs of the rows."""
-        for start, flat in _checked(self.rows, "rows", self.distance, self.block_bytes):
+        for start, flat in _checked(self.sources, "rows", self.distance, self.block_rows):
             yield start, of_rows(flat.to(self.element), self.distance, self.shape, self.views, shared=True)
 
 
@@ -79,14 +80,19 @@ def prepare_within(
     distance = distance_of(rows, distance, name)
     if max_memory is None or rows.ndim < 2 or 0 in rows.shape or len(rows) * _row_bytes(rows) * _WHOLE <= max_memory:
         return prepare(rows, distance, name, views)
-    views = checked_views(views, tuple(rows.shape[1:]))
-    block = max_memory // (_BLOCKWISE * _row_bytes(rows))
-    if not block:
+    block_rows = max_memory // (_BLOCKWISE * _row_bytes(rows))
+    if not block_rows:
         raise ValueError(f"max_memory: want at least {_BLOCKWISE * _row_bytes(rows)} bytes, which a row takes, got {max_memory}")
-    block_bytes = block * rows[:1].nbytes
-    checked = _checked(rows, name, distance, block_bytes)
-    elements = {next(checked)[1].dtype} if dtype_name(rows, name) == "uint8" else {flat.dtype for _, flat in checked}
-    return Streamed(rows, distance, views, max(elements, key=lambda dtype: dtype.itemsize), block_bytes)
+    return stream((rows,), distance, name, views, block_rows)
+
+
+def stream(sources: tuple[Any, ...], distance: str, name: str, views: Any, block_rows: int) -> Streamed:
+    """The rows of all sources, checked: in one pass, unless they are bytes. Errors: as prepare."""
+    views = checked_views(views, tuple(sources[0].shape[1:]))
+    checked = _checked(sources, name, distance, block_rows)
+    bytes_only = {dtype_name(rows, name) for rows in sources} == {"uint8"}
+    elements = {next(checked)[1].dtype} if bytes_only else {flat.dtype for _, flat in checked}
+    return Streamed(sources, distance, views, max(elements, key=lambda dtype: dtype.itemsize), block_rows)
 
 
 def reference_of(reference: Any, distance: str | None) -> Prepared | Streamed:
@@ -102,12 +108,13 @@ def reference_of(reference: Any, distance: str | None) -> Prepared | Streamed:
     return prepared
 
 
-def _checked(rows: Any, name: str, distance: str, block_bytes: int) -> Iterator[tuple[int, torch.Tensor]]:
+def _checked(sources: tuple[Any, ...], name: str, distance: str, block_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (index of the first row, rows (m, F) as as_rows gives them) of each block."""
     start = 0
-    for block in blocks(rows, block_bytes):
-        yield start, as_rows(block, name, distance, start)
-        start += len(block)
+    for rows in sources:
+        for block in blocks(rows, block_rows * rows[:1].nbytes):
+            yield start, as_rows(block, name, distance, start)
+            start += len(block)
 
 
 def _row_bytes(rows: Any) -> int:

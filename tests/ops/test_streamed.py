@@ -79,7 +79,7 @@ def test_when_a_set_is_streamed(tmp_path, monkeypatch):
     assert not TrainingSet(rows).streamed
     monkeypatch.setattr(_streamed, "_machine_memory", lambda: 15_999)
     assert TrainingSet(rows).streamed
-    assert TrainingSet(rows).prepared.block_bytes == 15_999 // (8 * 40) * 40
+    assert TrainingSet(rows).prepared.block_rows == 15_999 // (8 * 40)
     assert not TrainingSet(np.array(rows)).streamed     # in memory already
     assert not TrainingSet(rows, max_memory=16_000).streamed
     assert knn(np.ones((1, 10), np.float32), rows).tie_counts == 100
