@@ -1,15 +1,22 @@
 """What a model was trained on: rows prepared once, searched often, kept in one file."""
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from biasgen.data.hygiene import describe
-from biasgen.data.row_file import read_rows, write_rows
-from biasgen.ops._prepared import Prepared
+from biasgen.data.row_file import alike, read_rows, write_rows
+from biasgen.ops._prepared import Prepared, distance_of
+from biasgen.ops._rows import as_rows
+from biasgen.ops._stream import blocks
 from biasgen.ops._streamed import Streamed, prepare_within
+from biasgen.ops._views import checked_views
 from biasgen.ops.knn import knn
 from biasgen.results import Neighbours
+
+
+_BLOCK_BYTES = 1 << 24     # of rows written together
 
 
 class TrainingSet:
@@ -91,16 +98,55 @@ class TrainingSet:
         return knn(query, self, k, **options)
 
     def save(self, path: str | Path) -> None:
-        """Write rows, distance and description to a file whose name ends in .biasgen (layout: data.row_file), whole or not at all."""
-        write_rows(path, self.rows, self.distance, self.description)
+        """Write rows, distance, views and description to a file whose name ends in .biasgen (layout: data.row_file), whole or not at all.
+
+        The rows are read once, in blocks of 16 MiB.
+        """
+        self.description = write_rows(path, blocks(self.rows, _BLOCK_BYTES), self.distance, self.views)
 
     @classmethod
-    def load(cls, path: str | Path, name: str = "path") -> "TrainingSet":
+    def load(cls, path: str | Path, name: str = "path", max_memory: int | None = None) -> "TrainingSet":
         """The set that save wrote, its rows memory-mapped and read-only; do not change the file while it is used.
 
-        Every byte is checked. ValueError, beginning with `name`, for a file that is missing, cut off, corrupted or of a later version.
+        Every byte is checked, in blocks. ValueError, beginning with `name`, for a file that is missing, cut off, corrupted or of a later
+        version.
         """
         rows, header = read_rows(path, name)
-        loaded = cls(rows, header["distance"])
+        loaded = cls(rows, header["distance"], header["views"], max_memory)
         loaded.description = header["description"]
         return loaded
+
+    @classmethod
+    def from_blocks(
+        cls,
+        parts: Iterable[Any],
+        path: str | Path,
+        distance: str | None = None,
+        views: Sequence[str] = ("identity",),
+        max_memory: int | None = None,
+    ) -> "TrainingSet":
+        """load of the file `path`, to which the rows are written as they come: a set that is never in memory.
+
+        Args:
+            parts: iterable of blocks (n, ...), arrays or tensors of one type and shape. Memory: one block.
+            path: name that ends in .biasgen; the file appears when it is whole.
+            distance, views, max_memory: as of the class.
+
+        Raises:
+            As the class; the first block, or the first row of all, that does not fit is named, and no file is left.
+        """
+        parts = alike(parts, "parts")
+        first = next(parts)
+        distance = distance_of(first, distance, "parts")
+        views = checked_views(views, tuple(first.shape[1:]))
+        write_rows(path, _checked(chain([first], parts), distance), distance, views)
+        return cls.load(path, max_memory=max_memory)
+
+
+def _checked(parts: Iterable[Any], distance: str) -> Iterator[Any]:
+    """The blocks, each after its rows were found to be what `distance` takes."""
+    start = 0
+    for block in parts:
+        as_rows(block, "parts", distance, start)
+        yield block
+        start += len(block)
