@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from biasgen import TrainingSet, _settings, backends, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
 from biasgen.backends import _search, torch_backend
 from biasgen.backends._mode import exact_arithmetic
-from biasgen.ops import knn as knn_module
 from biasgen.ops import _nearest
+from biasgen.ops import knn as knn_module
 from biasgen.ops._prepared import prepare, query_of
 
 DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")

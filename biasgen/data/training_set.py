@@ -15,7 +15,6 @@ from biasgen.ops._views import checked_views
 from biasgen.ops.knn import knn
 from biasgen.results import Neighbours
 
-
 _BLOCK_BYTES = 1 << 24     # of rows written together
 
 

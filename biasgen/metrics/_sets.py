@@ -49,10 +49,10 @@ def check_sets(distance: str | None, **sets: Any) -> str:
         if prepared_for is not None and distance is not None and prepared_for != distance:
             raise ValueError(f"distance: want {prepared_for!r}, which {name} was prepared for, got {distance!r}")
         distance = distance or prepared_for
-    views = {name: candidate.views for name, candidate in sets.items() if hasattr(candidate, "prepared")}
-    for name, own in views.items():
-        if own != views_of(*sets.values()):
-            raise ValueError(f"views: want those of {next(iter(views))}, {views_of(*sets.values())}, of all training sets, got {own} of {name}")
+    views = views_of(*sets.values())
+    for name, candidate in sets.items():
+        if hasattr(candidate, "prepared") and candidate.views != views:
+            raise ValueError(f"views: want {views} of every TrainingSet, as the first has, got {candidate.views} of {name}")
     return distances.get(distance or distances.default(_dtype_name(reference))).name
 
 

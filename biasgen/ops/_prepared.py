@@ -21,7 +21,7 @@ class Prepared:
     rows (U, F) uint8, float32 or float64: the distinct rows in order of first appearance; equal by value, so that -0.0 is 0.0.
     multiplicity (U,) int64. members (M,) int64: original indices, those of distinct row u ascending in
     members[offsets[u] : offsets[u + 1]]; offsets (U + 1,). distance: its name. shape: of one row. largest: the largest value in rows.
-    views: the distance of a query is the smallest over them; knn and rows_within of backends look at rows as they are, the rest at all views.
+    views: the distance of a query is the smallest over them; backends look at all, but in knn and rows_within at one.
     packed: what backends keep, for the cpu backend's integers by bits a value; derived from rows, never saved.
     """
 

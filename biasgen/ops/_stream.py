@@ -30,6 +30,7 @@ def _read(rows: np.memmap, start: int, step: int) -> np.ndarray:
     source = rows[start : start + step]
     if not source.nbytes:
         return np.array(source, order="C")
-    block = np.frombuffer(mmap.mmap(-1, source.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), source.dtype).reshape(source.shape)  # returned when freed, unlike the heap
+    memory = mmap.mmap(-1, source.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # goes back when freed, which the heap may keep
+    block = np.frombuffer(memory, source.dtype).reshape(source.shape)
     block[...] = source
     return block

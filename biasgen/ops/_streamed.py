@@ -14,8 +14,8 @@ from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops._stream import blocks
 from biasgen.ops._views import checked_views
 
-# How often a search holds the bytes of the rows at most. Whole: given, distinct, while these are found once more, packed for the cpu backend.
-# Block by block: two more that are read meanwhile, and what the allocator keeps of the last.
+# How often a search holds the bytes of the rows at most. Whole: converted, distinct, packed for the cpu backend, and float rows once more
+# while they are sorted. Block by block: two more, which are read meanwhile, and what the allocator keeps of the last.
 _WHOLE, _BLOCKWISE = 4, 8
 
 

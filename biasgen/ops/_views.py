@@ -1,4 +1,4 @@
-"""Views: the forms in which a model met each training row, such as its mirror image. The value of a view is that of the query in this form."""
+"""Views: the forms in which a model met each training row. The value of a view is that between the query in this form and the row."""
 from typing import Any
 
 import torch

@@ -44,14 +44,17 @@ def nearest_credit(
         raise ValueError(f"within: want a distance or None, got {within!r}")
     ordered_by = distances.get(prepared.distance).ordered_by
     _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=ordered_by, backend=backend)
-    smallest, tie_counts, reached = None, 0, []
+    smallest, tie_counts, reached = None, None, []
     for _, block in prepared.blocks():
         near = nearest(module, rows, block, 1)
         values = near.values[:, 0]
-        least = values if smallest is None else torch.minimum(smallest, values)
-        tie_counts = near.tie_counts * (values == least) + tie_counts * (smallest == least if smallest is not None else 0)
-        smallest = least
-        queries = (values == least).nonzero()[:, 0]
+        if smallest is None:
+            smallest, tie_counts = values, near.tie_counts
+        else:
+            least = torch.minimum(smallest, values)
+            tie_counts = tie_counts * (smallest == least) + near.tie_counts * (values == least)
+            smallest = least
+        queries = (values == smallest).nonzero()[:, 0]
         reached.append((queries, values[queries], near.tie_rows[:, queries]))
     found = rooted(smallest, prepared.distance)
 
