@@ -10,7 +10,8 @@ Layout, all numbers little-endian:
     48+H           rows in C order, to the end of the file; bfloat16 as its 16-bit words
 
 Header: biasgen (version that wrote it), shape, distance, views (version 1 has none: ["identity"]), and description: dtype, sha256 of the
-rows' bytes and the other fields of data.hygiene.describe. The two digests cover every byte. Nothing in the file is run, nothing is packed for one machine.
+rows' bytes and the other fields of data.hygiene.describe. The two digests cover every byte. Nothing in the file
+is run, nothing is packed for one machine.
 """
 import hashlib
 import json

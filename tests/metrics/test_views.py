@@ -80,7 +80,7 @@ def test_denoisers_have_no_views():
     train = TrainingSet(rows, views=VIEWS)
     with pytest.raises(ValueError, match=r"^train: want a set without views, got \('identity', 'hflip'\): add the mirror images as rows$"):
         biasgen.EmpiricalDenoiser(train)
-    with pytest.raises(ValueError, match=r"^train: want rows without views, the empirical denoiser has none: add the mirror images as rows"):
+    with pytest.raises(ValueError, match=r"^train: want rows without views, the empirical denoiser has none: add "):
         biasgen.AlignmentProbe(train=train, heldout=rows + 1, probe=rows + 2, schedule=biasgen.Schedule.linear(), t=100)
     with pytest.raises(ValueError, match=r"^train: want rows without views"):
         biasgen.BiasMonitor(train=train, heldout=rows + 1, denoiser=lambda model, x_t, level: x_t, schedule=biasgen.Schedule.linear())

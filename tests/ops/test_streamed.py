@@ -108,7 +108,7 @@ def test_a_budget_that_holds_no_row_is_refused():
         TrainingSet(np.zeros((100, 4), np.float16), max_memory=127)
 
 
-@pytest.mark.parametrize(("wrong", "dtype", "what"), [(np.nan, "float32", "finite numbers"), (-1, "int64", "tokens"), (-1, "int8", "tokens")])
+@pytest.mark.parametrize(("wrong", "dtype", "what"), [(np.nan, "float32", "finite"), (-1, "int64", "tokens"), (-1, "int8", "tokens")])
 def test_a_wrong_row_is_named_by_its_number_in_the_whole_set(wrong, dtype, what):
     rows = np.zeros((50, 4), dtype)
     rows[37, 2] = wrong
