@@ -51,7 +51,7 @@ def answers(query, train, k, backend):
 
 
 @pytest.mark.parametrize("backend", [None, "torch"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(problem=problems(), rows=st.integers(1, 12), kind=st.sampled_from(["array", "map", "tensor"]))
 def test_the_answers_are_those_in_memory(tmp_path_factory, backend, problem, rows, kind):
     query, reference, k, distance, views = problem

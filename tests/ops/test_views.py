@@ -31,6 +31,8 @@ def problems(draw, kinds=("uint8", "float32", "float64")):
     reference = images(size)
     copied = rng.integers(0, size, size) < size // 2
     reference[copied] = reference[rng.integers(0, size, copied.sum())]
+    mirrored = rng.integers(0, size, size // 4)
+    reference[mirrored] = reference[rng.integers(0, size, len(mirrored))][..., ::-1]
     query = images(queries)
     query[::3] = reference[rng.integers(0, size, len(query[::3]))]
     query[1::3] = reference[rng.integers(0, size, len(query[1::3]))][..., ::-1]
@@ -145,6 +147,6 @@ def test_rows_without_a_width_are_refused(shape):
         TrainingSet(np.zeros((2, *shape), np.uint8), views=VIEWS)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (3, 8, 4), (4, 8, 3), (3, 8, 8), (8, 1)])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 8, 4), (4, 8, 3), (16, 8, 8), (8, 1)])
 def test_rows_with_a_width_are_taken(shape):
     assert TrainingSet(np.zeros((2, *shape), np.uint8), views=VIEWS).views == VIEWS
