@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from biasgen import TrainingSet, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
 from biasgen.backends import _search, torch_backend
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.ops import _nearest
 from biasgen.ops import knn as knn_module
-from biasgen.ops import nearest_credit as credit_module
 from biasgen.ops._prepared import prepare, query_of
 
 DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")
@@ -62,7 +62,7 @@ def test_blocks(problem, max_memory, queries, pairs):
         mock.patch.object(torch_backend, "MAX_MEMORY", max_memory),
         mock.patch.object(_search, "_QUERIES", queries),
         mock.patch.object(_search, "_TILE", pairs),
-        mock.patch.object(credit_module, "_PAIRS", pairs),
+        mock.patch.object(_nearest, "_PAIRS", pairs),
         mock.patch.object(knn_module, "_CANDIDATES", pairs),
     ):
         assert_equal(answers(query, reference, k, distance), expected)

@@ -4,6 +4,7 @@ import torch
 
 from biasgen import distances
 from biasgen.backends._values import ON_SPHERE, pair_values, points, rooted
+from biasgen.backends._views import Smallest
 
 _QUERIES = 256  # of a block: enough for a product of matrices to run at full speed
 _TILE = 1 << 13  # pairs whose 16 lanes are summed together: 1 MiB stays in the second-level cache
@@ -76,7 +77,8 @@ def screens(query, prepared, max_memory):
     size = max(1, min(64 if prepared.distance == "hamming" else _QUERIES, max_memory // (128 * query.shape[1])))
     for start in range(0, len(query), size):
         at = slice(start, start + size)
-        yield at, Screen(query[at], prepared, center, max_memory)
+        views = [Screen(view, prepared, center, max_memory) for view in prepared.seen(query[at])]
+        yield at, views[0] if len(views) == 1 else Smallest(views)
 
 
 def knn(query, prepared, k, max_memory):

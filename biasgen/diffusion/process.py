@@ -30,9 +30,11 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         (M, ...) floats; tokens (M, L) become (M, L, Q) float32.
 
     Raises:
-        TypeError: neither array nor tensor. ValueError: no rows; uint8 rows without `encode` (their range is the model's affair); a symbol
-        outside 0..Q-1; an `encode` that returns no floats or another number of rows.
+        TypeError: neither array nor tensor. ValueError: no rows; a TrainingSet with views; uint8 rows without `encode` (their range is
+        the model's affair); a symbol outside 0..Q-1; an `encode` that returns no floats or another number of rows.
     """
+    if getattr(rows, "views", ("identity",)) != ("identity",):
+        raise ValueError(f"{name}: want a set without views, got {rows.views}: add the mirror images as rows")
     rows = getattr(rows, "rows", rows)
     if not isinstance(rows, np.ndarray | torch.Tensor):
         raise TypeError(f"{name}: want a NumPy array, a torch tensor or an object with `.rows`, got {type(rows).__name__}")

@@ -26,10 +26,11 @@ def as_tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values.copy() if backwards else values)
 
 
-def as_rows(rows: Any, name: str, distance: str) -> torch.Tensor:
+def as_rows(rows: Any, name: str, distance: str, first: int = 0) -> torch.Tensor:
     """`rows` (N, ...) as a contiguous tensor (N, F), on the device where they are; not copied where they are that already.
 
-    Integers become uint8; float64 and float32 stay, float16 and bfloat16 become float32: nothing is rounded.
+    Integers become uint8; float64 and float32 stay, float16 and bfloat16 become float32: nothing is rounded. first: number of the first row
+    in the whole set, for errors.
     Errors: TypeError for another kind of object; ValueError for fewer than two dimensions, an empty set, an element type that
     `distance` does not take, a token outside 0..255, a float that is not finite or beyond 1e150.
     """
@@ -48,12 +49,12 @@ def as_rows(rows: Any, name: str, distance: str) -> torch.Tensor:
         smallest, largest = (float(value) for value in rows.aminmax())
         if not (smallest >= -LARGEST and largest <= LARGEST):
             row, column = (~(rows.double().abs() <= LARGEST)).nonzero()[0].tolist()
-            raise ValueError(f"{name}: want finite numbers of at most {LARGEST:g}, got {rows[row, column].item()} in row {row}")
+            raise ValueError(f"{name}: want finite numbers of at most {LARGEST:g}, got {rows[row, column].item()} in row {first + row}")
         return rows.contiguous()
     if rows.dtype != torch.uint8:
         smallest, largest = (int(value) for value in rows.aminmax())
         if smallest < 0 or largest > 255:
             wide = rows.long()  # a comparison with 255 in int8 would wrap around
             row, column = ((wide < 0) | (wide > 255)).nonzero()[0].tolist()
-            raise ValueError(f"{name}: want tokens in 0..255, got {rows[row, column].item()} in row {row}")
+            raise ValueError(f"{name}: want tokens in 0..255, got {rows[row, column].item()} in row {first + row}")
     return rows.to(torch.uint8).contiguous()
