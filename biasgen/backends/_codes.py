@@ -53,7 +53,7 @@ def _unit(deviations: np.ndarray, largest: int) -> float:
         unit = max(_rounded(span / largest), _SMALLEST_UNIT)
         rest = deviations / unit
         rest -= np.clip(np.rint(rest), -largest - 1, largest)
-        best = min(best, (unit * float(np.median(np.linalg.norm(rest, axis=1))), unit))
+        best = min(best, (unit * float(np.quantile(np.linalg.norm(rest, axis=1), 0.9)), unit))
     return best[1]
 
 

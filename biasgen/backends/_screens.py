@@ -138,7 +138,7 @@ class FloatScreen:
     def __init__(self, query, prepared, max_memory):
         self.n, self.prepared, self._rows, self._max_memory = len(query), prepared, prepared.rows, max_memory
         self.distance = distances.get(prepared.distance).ordered_by
-        self._x = points(query, self.distance) if self.distance in ON_SPHERE else query
+        self._query, self._x = query, points(query, self.distance) if self.distance in ON_SPHERE else query
 
     @staticmethod
     def queries(prepared, max_memory):
@@ -228,7 +228,7 @@ class SliceScreen(FloatScreen):
         D = self._x.shape[1]
         tile = _CODED if self._rows.device.type == "cpu" else max(_CODED, self._max_memory // 256)
         grid = grid_of(self.prepared, self.slices, tile, self._max_memory)
-        x = encode(self._x, grid, tile)
+        x = encode(self._query, grid, tile)
         apart = []
         block = max(1, min(self._max_memory // (40 * self.n), self._max_memory // (32 * D)))
         for start in range(0, len(self._rows), block):

@@ -185,11 +185,11 @@ def _open_pairs(screen, chosen, k, max_memory):
     opened = seen = 0
     for block in screen.blocks():
         mask = chosen(block)
-        counts = mask.count_nonzero(1).tolist()
-        opened, seen = opened + sum(counts), seen + mask.numel()
+        count = int(mask.count_nonzero())
+        opened, seen = opened + count, seen + mask.numel()
         if opened > screen.open_share * seen + 4 * k * screen.n:
             raise _CrowdedError
-        for start, stop in _runs(counts, most):
+        for start, stop in _runs(mask.sum(1).tolist(), most) if count > most else [(0, screen.n)]:
             for queries, columns in (pairs.unbind(1) for pairs in mask[start:stop].nonzero().split(most)):
                 yield queries + start, block.rows(columns), block.lower(queries + start, columns)
 
