@@ -123,14 +123,14 @@ def test_the_bounds_hold(problem, scale, outlier):
     with exact_arithmetic():
         screen = _screens.FloatScreen(query_of(query, prepared), prepared, 1 << 12)
         for block in screen.blocks():
-                lower, upper = block.bounds()
-                pairs = torch.ones_like(lower).nonzero().unbind(1)
-                values = screen.values(pairs[0], block.rows(pairs[1])).reshape(lower.shape)
-                assert (lower <= values).all()
-                assert (values <= upper).all()
-                spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
-                unit = 1 if distance in ("cosine", "correlation") else spread
-                assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
+            lower, upper = block.bounds()
+            pairs = torch.ones_like(lower).nonzero().unbind(1)
+            values = screen.values(pairs[0], block.rows(pairs[1])).reshape(lower.shape)
+            assert (lower <= values).all()
+            assert (values <= upper).all()
+            spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
+            unit = 1 if distance in ("cosine", "correlation") else spread
+            assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -1,6 +1,7 @@
 """What the caller's process has set must not change an answer."""
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -28,3 +29,18 @@ def exact_arithmetic(elements: int = 1) -> Iterator[None]:
         finally:
             torch.set_flush_denormal(zero_here)
             torch.set_num_threads(threads)
+
+
+def searched_on(device: torch.device) -> torch.device:
+    """Where rows on `device` are searched, and answers lie: there, or on the host where it has no float64, such as "mps"."""
+    return device if has_float64(device.type) else torch.device("cpu")
+
+
+@cache
+def has_float64(device_type: str) -> bool:
+    """Whether devices of this type compute in float64."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device_type)
+    except (TypeError, RuntimeError):
+        return False
+    return True

@@ -23,7 +23,7 @@ def knn(query, prepared, k, max_memory):
         for whole, part in zip((values, rows, tie_rows, tie_counts), _nearest(screen, prepared, k, max_memory), strict=True):
             whole[at] = part
 
-    _by_blocks(query, prepared, max_memory, work)
+    _by_blocks(query, prepared, max_memory, work, k=k)
     return values, rows, tie_rows, tie_counts
 
 
@@ -163,12 +163,16 @@ def pairwise_distances(query, prepared, out, max_memory):
     _by_blocks(query, prepared, max_memory, work, sliced=False)
 
 
-def _by_blocks(query, prepared, max_memory, work, *, sliced=True):
-    """Call work(slice of the queries, their screen) for all of them; where a screen is crowded, again with the next one."""
+def _by_blocks(query, prepared, max_memory, work, *, k=1, sliced=True):
+    """Call work(slice of the queries, their screen) for all of them; where a screen is crowded, again with the next one.
+
+    k: pairs that are held for each query.
+    """
     kinds = screens(prepared, len(query), sliced)
     start = 0
     while start < len(query):
-        at = slice(start, min(len(query), start + kinds[0].queries(prepared, max_memory)))
+        size = min(kinds[0].queries(prepared, max_memory), max_memory // (_PAIR_BYTES * k) + 1)
+        at = slice(start, min(len(query), start + size))
         try:
             work(at, kinds[0](query[at], prepared, max_memory))
             start = at.stop

@@ -100,7 +100,7 @@ def query_of(query: Any, prepared: Prepared) -> torch.Tensor:
     if rows.is_floating_point() != prepared.rows.is_floating_point():
         raise ValueError(f"query: want {_kind(prepared.rows)} as in the reference, got {dtype_name(query, 'query')}")
     device = prepared.rows.device
-    if isinstance(query, torch.Tensor) and query.device != device:
+    if isinstance(query, torch.Tensor) and rows.device != device:
         raise ValueError(f"query: want a tensor on {device} as the reference, got {query.device}")
     with exact_arithmetic(rows.numel()):
         return rows.to(device, torch.promote_types(rows.dtype, prepared.rows.dtype))

@@ -51,8 +51,8 @@ def knn(
 
     Returns:
         Neighbours of distances (N, K) float64, int64 for hamming and for sqeuclidean and cityblock of uint8 rows; indices (N, K) int64;
-        tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device. stats:
-        backend, isa, distinct (reference rows searched). Euclidean rows are ordered, and their ties counted, by the square.
+        tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device, or on
+        the host where that has no float64. stats: backend, isa, device (where it was searched), distinct (reference rows searched). Euclidean rows are ordered, and their ties counted, by the square.
 
     Raises:
         TypeError: neither array nor tensor. ValueError: wrong element type, shape, token, k, distance or backend; a float that is not
@@ -85,7 +85,7 @@ def knn(
             _, torch_module = choose("range_count", **(chosen | {"backend": "torch"}))
             tie_counts[alone] = torch_module.range_count(rows[alone], searched, values[alone, 0], max_memory) - 1
     distances = rooted(values, prepared.distance)
-    stats = {"backend": name, "isa": module.isa(), "distinct": len(prepared.rows)}
+    stats = {"backend": name, "isa": module.isa(), "device": str(rows.device), "distinct": len(prepared.rows)}
     return Neighbours(*(like(query, values) for values in (distances, indices, tie_counts)), stats)
 
 
