@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SAMPLE = 512  # rows, evenly spaced, that choose the grid
+SAMPLE = 512  # rows, evenly spaced, that choose the grid
 _SPANS = (1, 0.9999, 0.999, 0.99)  # shares of the values inside the grid that are tried: a few far ones may be cut off
 _SMALLEST_UNIT = 2.0**-332  # 1e-100: no square of a residual that matters underflows
 
@@ -34,22 +34,26 @@ class Codes:
 
 def encode(native, isa: str, rows: np.ndarray) -> Codes:
     """rows (U, F) float32 or float64, contiguous. Takes U (F + 8) bytes."""
-    sample = rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64)
-    center = np.median(sample, 0)
-    unit = _unit(sample - center)
+    center, unit = grid(rows[:: -(-len(rows) // SAMPLE)].astype(np.float64))
     codes, residuals = native.encode(isa, rows, center, unit)
     usual = 2 * float(np.quantile(residuals, 0.9))
     return Codes(rows, center, unit, codes, residuals, usual, np.flatnonzero(residuals > usual))
 
 
-def _unit(deviations: np.ndarray) -> float:
+def grid(sample: np.ndarray, largest: int = 127) -> tuple[np.ndarray, float]:
+    """center (F,) and unit for rows such as the sample (n, F) float64; largest: code, above center."""
+    center = np.median(sample, 0)
+    return center, _unit(sample - center, largest)
+
+
+def _unit(deviations: np.ndarray, largest: int) -> float:
     """The step that leaves the least rest in most of the rows (n, F)."""
     best = math.inf, _SMALLEST_UNIT
     for span in np.quantile(np.abs(deviations), _SPANS):
-        unit = max(_rounded(span / 127), _SMALLEST_UNIT)
+        unit = max(_rounded(span / largest), _SMALLEST_UNIT)
         rest = deviations / unit
-        rest -= np.clip(np.rint(rest), -128, 127)
-        best = min(best, (unit * float(np.median(np.linalg.norm(rest, axis=1))), unit))
+        rest -= np.clip(np.rint(rest), -largest - 1, largest)
+        best = min(best, (unit * float(np.quantile(np.linalg.norm(rest, axis=1), 0.9)), unit))
     return best[1]
 
 

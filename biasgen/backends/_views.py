@@ -3,25 +3,30 @@ from functools import reduce
 
 import torch
 
+from biasgen.backends._screens import FloatBlock, IntegerBlock
+
 
 class Smallest:
-    """What _search.Screen has, for the smallest of the distances that `screens` have."""
+    """What a screen of _screens has, for the smallest of the distances that those of `kind` have: one a view of the query (n, D)."""
 
-    def __init__(self, screens):
-        self._screens = screens
-        self.x, self.blocks = screens[0].x, screens[0].blocks
+    open_share = 1.0
 
-    def bounds(self, y):
-        """(lower, upper), both (n, m); of integers the same tensor."""
-        bounds = [screen.bounds(y) for screen in self._screens]
-        lower = reduce(torch.minimum, [pair[0] for pair in bounds])
-        exact = bounds[0][0] is bounds[0][1]
-        return lower, lower if exact else reduce(torch.minimum, [pair[1] for pair in bounds])
+    def __init__(self, kind, query, prepared, max_memory):
+        views = prepared.seen(query)
+        self._screens = [kind(view, prepared, max_memory // len(views)) for view in views]
+        self.n, self.exact = len(query), kind.exact
+
+    def blocks(self):
+        for blocks in zip(*(screen.blocks() for screen in self._screens), strict=True):
+            lower, upper = (reduce(torch.minimum, bounds) for bounds in zip(*(block.bounds() for block in blocks), strict=True))
+            numbers = blocks[0].rows(torch.arange(lower.shape[1], device=lower.device))
+            yield IntegerBlock(lower, torch.zeros_like(lower[:, 0]), blocks[0].first) if self.exact else FloatBlock(lower, upper, numbers)
 
     def values(self, queries, rows):
         """(P,) values of the pairs (queries[p], rows[p]), to the bit."""
         return reduce(torch.minimum, [screen.values(queries, rows) for screen in self._screens])
 
-    def table(self, y):
-        """(n, m) values, to the bit."""
-        return reduce(torch.minimum, [screen.table(y) for screen in self._screens])
+    def tables(self):
+        """Yield (first row, values to the bit (n, m))."""
+        for tables in zip(*(screen.tables() for screen in self._screens), strict=True):
+            yield tables[0][0], reduce(torch.minimum, [table for _, table in tables])

@@ -123,7 +123,7 @@ def query_of(query: Any, prepared: Any) -> torch.Tensor:
         kind = "floats" if prepared.element.is_floating_point else "uint8"
         raise ValueError(f"query: want {kind} as in the reference, got {dtype_name(query, 'query')}")
     device = prepared.device
-    if isinstance(query, torch.Tensor) and query.device != device:
+    if isinstance(query, torch.Tensor) and rows.device != device:
         raise ValueError(f"query: want a tensor on {device} as the reference, got {query.device}")
     dtype = torch.promote_types(rows.dtype, prepared.element)
     if rows.dtype == dtype:

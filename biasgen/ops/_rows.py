@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen.backends._mode import searched_on
 
 LARGEST = 1e150  # magnitude of a float: the square of no difference overflows, nor the sum of 10^7 of them
 
@@ -27,7 +28,7 @@ def as_tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 
 def as_rows(rows: Any, name: str, distance: str, first: int = 0) -> torch.Tensor:
-    """`rows` (N, ...) as a contiguous tensor (N, F), on the device where they are; not copied where they are that already.
+    """`rows` (N, ...) as a contiguous tensor (N, F), where they are searched (searched_on); not copied where they are that already.
 
     Integers become uint8; float64 and float32 stay, float16 and bfloat16 become float32: nothing is rounded. first: number of the first row
     in the whole set, for errors.
@@ -44,6 +45,7 @@ def as_rows(rows: Any, name: str, distance: str, first: int = 0) -> torch.Tensor
     if dtype == "bfloat16" and isinstance(rows, np.ndarray):  # an extension of NumPy, unknown to torch
         rows = rows.astype(np.float32)
     rows = as_tensor(rows).detach().reshape(shape[0], -1)
+    rows = rows.to(searched_on(rows.device))
     if dtype in distances.FLOATS:
         rows = rows.float() if rows.dtype.itemsize == 2 else rows
         smallest, largest = (float(value) for value in rows.aminmax())

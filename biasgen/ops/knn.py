@@ -54,8 +54,9 @@ def knn(
 
     Returns:
         Neighbours of distances (N, K) float64, int64 for hamming and for sqeuclidean and cityblock of uint8 rows; indices (N, K) int64;
-        tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device. stats:
-        backend, isa, distinct (reference rows searched). Euclidean rows are ordered, and their ties counted, by the square.
+        tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device, or on
+        the host where that has no float64. stats: backend, isa, device (where it was searched), distinct (reference rows searched).
+        Euclidean rows are ordered, and their ties counted, by the square.
 
     A TrainingSet with views: the distance to a row is the smallest over the views of the query. A streamed one is read once (twice with
     exclude_self), block by block.
@@ -99,7 +100,7 @@ def knn(
                 tie_counts[alone] += torch_module.range_count(rows[alone], block.searched, values[alone, 0], max_memory)
             tie_counts[alone] -= 1
     found_distances = rooted(values, prepared.distance)
-    stats = {"backend": name, "isa": module.isa(), "distinct": distinct}
+    stats = {"backend": name, "isa": module.isa(), "device": str(rows.device), "distinct": distinct}
     return Neighbours(*(like(query, values) for values in (found_distances, indices, tie_counts)), stats)
 
 
