@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
-from biasgen import backends
+from biasgen import TrainingSet, backends
 from biasgen.backends import _empirical_denoise
 from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.oracle import empirical_denoise as oracle
@@ -276,3 +276,10 @@ def test_the_comparator_catches_a_planted_error(part, by, name):
         assert_denoised_close(wrong, expected, rows)
     with pytest.raises(AssertionError, match=name):
         assert_denoised_close([a[:5] if i == part else a for i, a in enumerate(expected)], expected, rows)
+
+
+def test_sets_that_are_not_rows_in_memory_are_refused():
+    rows = np.zeros((4, 3, 3), np.float32)
+    for train in (TrainingSet(rows, views=("identity", "hflip")), TrainingSet(rows, max_memory=1)):
+        with pytest.raises(ValueError, match="^rows: want a set in memory and without views, got TrainingSet"):
+            empirical_denoise(rows, train, 1.0, 0.1)

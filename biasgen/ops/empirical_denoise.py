@@ -82,7 +82,9 @@ def _prepared(rows: Any) -> Prepared:
         if not len(flat):
             raise ValueError(f"rows: want at least one row, got shape {tuple(rows.shape)}")
         return prepare(rows, "sqeuclidean", name="rows")
-    prepared: Prepared = rows.prepared
+    prepared = rows.prepared
+    if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
+        raise ValueError(f"rows: want a set in memory and without views, got {rows!r}")
     if _CHECKED not in prepared.packed:
         float_rows(prepared.rows, "rows")
         prepared.packed[_CHECKED] = True

@@ -1,5 +1,6 @@
 // The kernels of every instruction set that this machine has, against loops without any trick: for the sanitizers, and
-// for valgrind, which shows a machine without AVX-512. Usage: kernels_test [BEST], the set that dispatch must call best.
+// for valgrind, which shows a machine without AVX-512. Usage: kernels_test [BEST], the set that dispatch must call
+// best.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -32,10 +33,10 @@ struct Kernels {
   decltype(&baseline::tree_posterior) tree_posterior;
 };
 
-#define KERNELS(isa)                                                                            \
-  Kernels {                                                                                     \
-    isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats,              \
-        isa::floats_within, isa::pair_values, isa::tree_posterior                               \
+#define KERNELS(isa)                                                                                   \
+  Kernels {                                                                                            \
+    isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
+        isa::pair_values, isa::tree_posterior                                                          \
   }
 
 Kernels kernels(Isa isa) {
@@ -361,7 +362,8 @@ int main(int argc, char** argv) {
     // Panels are of 12, 24, 48 rows (squares), 32 or 8 (planes); tiles of eight panels; groups of 4 or 8 queries.
     for (const int64_t features : {1, 15, 16, 17, 65})
       for (const auto& [N, M] : {std::pair<int64_t, int64_t>{1, 1}, {3, 13}, {9, 49}, {8, 257}}) {
-        const std::string shape = ", " + std::to_string(N) + " x " + std::to_string(M) + " x " + std::to_string(features);
+        const std::string shape =
+            ", " + std::to_string(N) + " x " + std::to_string(M) + " x " + std::to_string(features);
         for (const int64_t bits : {1, 3, 8}) {
           doing = level + ", hamming" + shape + ", bits " + std::to_string(bits);
           test_bytes(kernel, Distance::hamming, N, M, features, bits);

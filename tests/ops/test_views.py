@@ -141,10 +141,17 @@ def test_other_views_are_refused(views):
         TrainingSet(np.zeros((2, 4, 4), np.uint8), views=views)
 
 
-@pytest.mark.parametrize("shape", [(8,), (8, 8, 3), (8, 8, 1), (5, 9, 4)])
-def test_rows_without_a_width_are_refused(shape):
-    with pytest.raises(ValueError, match=r"^views: want rows \(H, W\) or \(C, H, W\) for 'hflip', which reverses the last axis, got rows "):
-        TrainingSet(np.zeros((2, *shape), np.uint8), views=VIEWS)
+def test_rows_without_a_width_are_refused():
+    with pytest.raises(ValueError, match=r"^views: want rows \(H, W\), \(C, H, W\) or \(H, W, C\) for 'hflip', got rows of shape \(8,\)"):
+        TrainingSet(np.zeros((2, 8), np.uint8), views=VIEWS)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((8, 9), -1), ((3, 8, 9), -1), ((8, 9, 3), -2), ((8, 9, 1), -2), ((5, 9, 4), -2), ((4, 9, 3), -1)])
+def test_the_axis_that_is_reversed(shape, axis):
+    rows = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
+    found = TrainingSet(rows, views=VIEWS).knn(np.flip(rows, axis))
+    np.testing.assert_array_equal(found.distances, 0)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(20))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 8, 4), (4, 8, 3), (16, 8, 8), (8, 1)])
