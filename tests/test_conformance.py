@@ -63,12 +63,14 @@ def test_sqeuclidean(implementation, features):
         assert_search_equals_oracle(query, reference, "sqeuclidean", implementation)
 
 
-@pytest.mark.parametrize("features", [32768, 32769, 70001])
+@pytest.mark.parametrize("features", [32768, 32769, 33_025, 33_026, 70_000])
 def test_sqeuclidean_beyond_int32(implementation, features):
-    """70001 squares of 255 are 4.6e9; 33026 of them no longer fit in int32."""
+    """70000 squares of 255 are 4.6e9; 33026 of them no longer fit in int32."""
     reference = np.zeros((3, features), np.uint8)
     reference[1] = 255
     reference[2, 0] = 1
+    found = knn(reference[:2], reference[1::-1], 2, distance="sqeuclidean", backend=implementation)
+    assert found.distances.tolist() == [[0, 255**2 * features]] * 2
     assert_search_equals_oracle(255 - reference, reference, "sqeuclidean", implementation, ks=(1, 3))
 
 

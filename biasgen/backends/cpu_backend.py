@@ -16,12 +16,12 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
-    "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean")},
+    "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 # Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
 # packs the reference for itself, which takes as long as 20 to 50 queries do.
-QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
+QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024, "cosine": 1024, "correlation": 1024}
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
@@ -43,13 +43,13 @@ def isa() -> str:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
 
-    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), int64 or
-    for floats float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest value, tie_counts (N,)
+    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), int64
+    where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest value, tie_counts (N,)
     the same with multiplicity, int64.
     """
     search, _, operands = _search(query, prepared)
     n, source, multiplicity = len(query), query.numpy(), prepared.multiplicity.numpy()
-    values = torch.empty((n, k), dtype=torch.float64 if query.is_floating_point() else torch.int64)
+    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64)
     out = [values, *(torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n,), (n,)))]
     arrays = [t.numpy() for t in out]
 
@@ -76,16 +76,16 @@ def rows_within(query, prepared, radius, offsets):
 def _search(query, prepared):
     """The native knn and rows_within for these rows, and what both take after the query: the reference as the kernels want it."""
     level = isa()
-    if query.is_floating_point():
+    start = level, prepared.distance
+    if not prepared.integer:
         codes = _encoded(level, query.dtype, prepared)
-        return partial(_cpu.knn_floats, level), partial(_cpu.floats_within, level), codes.operands
+        return partial(_cpu.knn_floats, *start), partial(_cpu.floats_within, *start), codes.operands
     bits, reference = 8, prepared.rows.numpy()
     if prepared.distance == "hamming":
         bits = max(1, int(query.numpy().max()).bit_length(), prepared.largest.bit_length())  # torch would start its threads for this
         if bits not in prepared.packed:  # bit planes, which serve every instruction set
             prepared.packed[bits] = _cpu.pack_reference(level, reference, bits)
         reference = prepared.packed[bits]
-    start = level, prepared.distance
     return partial(_cpu.knn, *start), partial(_cpu.rows_within, *start), (reference, len(prepared.rows), bits)
 
 
@@ -93,7 +93,7 @@ def _encoded(level, dtype, prepared):
     """Codes of the rows, as `dtype` where that of the query is wider than theirs; they stay with `prepared`."""
     if dtype not in prepared.packed:
         with exact_arithmetic(prepared.rows.numel()):
-            prepared.packed[dtype] = _codes.encode(_cpu, level, prepared.rows.to(dtype).numpy())
+            prepared.packed[dtype] = _codes.encode(_cpu, level, prepared.rows.to(dtype).numpy(), prepared.distance)
     return prepared.packed[dtype]
 
 

@@ -26,16 +26,16 @@ void rows_within(const KnnRows& rows, const KnnWithin& within) {
   rows.distance == Distance::hamming ? search_planes(rows, sink) : search_squares(rows, sink);
 }
 
-void encode(const FloatCodes& codes) { codes.float64 ? encode_rows<double>(codes) : encode_rows<float>(codes); }
+void encode(const FloatCodes& codes) {
+  with_element(codes, [&](auto element, auto scaled) { encode_rows<decltype(element), scaled>(codes); });
+}
 
 void knn_floats(const FloatRows& rows, const FloatNearest& nearest) {
-  const FloatNearestTaker taker(nearest, rows.N);
-  rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
+  search_floats(rows, FloatNearestTaker(nearest, rows.N));
 }
 
 void floats_within(const FloatRows& rows, const FloatWithin& within) {
-  const FloatWithinTaker taker(within, rows.N);
-  rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
+  search_floats(rows, FloatWithinTaker(within, rows.N));
 }
 
 void pair_values(const KnnPairs& pairs) { pairs.float64 ? values<double>(pairs) : values<float>(pairs); }

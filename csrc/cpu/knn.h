@@ -4,7 +4,8 @@
 
 namespace biasgen {
 
-enum class Distance { hamming, sqeuclidean };
+enum class Distance { hamming, sqeuclidean, cosine, correlation };
+enum class Element { uint8, float32, float64 };
 
 // N query rows against M reference rows of bytes.
 struct KnnRows {
@@ -36,10 +37,19 @@ struct KnnWithin {
   int64_t* rows;
 };
 
-// N query rows against M reference rows, all float64 or all float32, by squared distance. The reference was encoded by
-// encode_rows; `outlying` are its rows with a residual above usual_residual, whose codes say little.
+// How a row becomes its point of length 1, (x - mean) / largest / length (docs/exactness.md). The zero row has length
+// 0. inverse: 1 / (largest length), or 0 where that is no sensible factor of single precision (of double for float64
+// rows).
+struct Scaling {
+  double mean, largest, length, inverse;
+};
+
+// N query rows against M reference rows of one element type, by the squared distance of the rows, or by half that of
+// their points. The reference was encoded by encode_rows; `outlying` are its rows with a residual above usual_residual,
+// whose codes say little.
 struct FloatRows {
-  bool float64;
+  Distance distance;  // sqeuclidean (of floats), cosine or correlation
+  Element element;
   const void* query;      // (N, features)
   const void* reference;  // (M, features)
   int64_t N, M, features;
@@ -47,11 +57,13 @@ struct FloatRows {
   double unit;           // between codes: at least 1e-100, 24 significant bits
   const uint8_t* reference_codes;
   const double* reference_residuals;
+  const Scaling* reference_scalings;  // (M,); sqeuclidean: none
   double usual_residual;
   const int64_t* outlying;  // (outliers,)
   int64_t outliers;
   uint8_t* query_codes;     // (N, features), written here like the following
   double* query_residuals;  // (N,)
+  Scaling* query_scalings;  // (N,); sqeuclidean: none
   int64_t* limits;          // (N,)
   void* scratch;            // scratch_bytes(...), aligned to 64 bytes
 };
@@ -73,15 +85,17 @@ struct FloatWithin {
   int64_t* rows;
 };
 
-// N rows to codes (N, features) and residuals (N,).
+// N rows to codes (N, features), residuals (N,) and, for cosine and correlation, scalings (N,).
 struct FloatCodes {
-  bool float64;
+  Distance distance;
+  Element element;
   const void* rows;  // (N, features)
   int64_t N, features;
   const double* center;  // (features,)
   double unit;
   uint8_t* codes;
   double* residuals;
+  Scaling* scalings;
 };
 
 // The values (docs/exactness.md) of P pairs of a query and a reference row, both float64 or both float32.
