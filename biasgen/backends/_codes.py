@@ -1,7 +1,7 @@
-"""8-bit codes of float rows, or of points at length 1: what the certified search of the cpu backend (csrc/cpu/knn_floats-inl.h) screens with.
+"""8-bit codes of float rows or points: what the certified search of the cpu backend (csrc/cpu/knn_floats-inl.h) screens with.
 
-A row, for cosine and correlation its point, is center + unit * (code - 128) and a rest, whose length (the residual) bounds how far distances between codes are off: any grid
-gives the same neighbours, a good one rules out more rows at once.
+A row (cosine, correlation: the row at length 1) is center + unit * (code - 128) and a rest, whose length (the residual) bounds how far
+distances between codes are off: any grid gives the same neighbours, a good one rules out more rows at once.
 """
 import math
 from dataclasses import dataclass

@@ -44,8 +44,8 @@ def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
 
     query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), int64
-    where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest value, tie_counts (N,)
-    the same with multiplicity, int64.
+    where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest
+    value, tie_counts (N,) the same with multiplicity, int64.
     """
     search, _, operands = _search(query, prepared)
     n, source, multiplicity = len(query), query.numpy(), prepared.multiplicity.numpy()
