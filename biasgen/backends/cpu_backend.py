@@ -8,6 +8,7 @@ from biasgen.backends import _codes
 from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._log_field import refuse
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._values import on_host
 
 try:
     from biasgen import _cpu
@@ -16,13 +17,14 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
-    "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
+    "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 # Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
 # packs the reference for itself, which takes as long as 20 to 50 queries do.
 QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024, "cosine": 1024, "correlation": 1024}
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
+PLANES = (*range(1, 9), 12, 16)  # bits of a token that there are kernels for
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
 
@@ -43,12 +45,12 @@ def isa() -> str:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
 
-    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), int64
-    where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest
-    value, tie_counts (N,) the same with multiplicity, int64.
+    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
+    Returns values (N, k), int64 where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,)
+    distinct rows at the smallest value, tie_counts (N,) the same with multiplicity, int64.
     """
     search, _, operands = _search(query, prepared)
-    n, source, multiplicity = len(query), query.numpy(), prepared.multiplicity.numpy()
+    n, source, multiplicity = len(query), on_host(query), prepared.multiplicity.numpy()
     values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64)
     out = [values, *(torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n,), (n,)))]
     arrays = [t.numpy() for t in out]
@@ -64,7 +66,7 @@ def rows_within(query, prepared, radius, offsets):
     """Distinct rows at value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
     _, search, operands = _search(query, prepared)
     rows = torch.empty(int(offsets[-1]), dtype=torch.int64)
-    source, radius, offsets, out = query.numpy(), radius.numpy(), offsets.numpy(), rows.numpy()
+    source, radius, offsets, out = on_host(query), radius.numpy(), offsets.numpy(), rows.numpy()
 
     def work(start, stop):
         search(source[start:stop], *operands, radius[start:stop], offsets[start : stop + 1], out)
@@ -80,9 +82,10 @@ def _search(query, prepared):
     if not prepared.integer:
         codes = _encoded(level, query.dtype, prepared)
         return partial(_cpu.knn_floats, *start), partial(_cpu.floats_within, *start), codes.operands
-    bits, reference = 8, prepared.rows.numpy()
+    bits, reference = 8, on_host(prepared.rows)
     if prepared.distance == "hamming":
-        bits = max(1, int(query.numpy().max()).bit_length(), prepared.largest.bit_length())  # torch would start its threads for this
+        largest = max(int(on_host(query).max()), prepared.largest)  # torch would start its threads for this
+        bits = next(bits for bits in PLANES if largest < 2**bits)
         if bits not in prepared.packed:  # bit planes, which serve every instruction set
             prepared.packed[bits] = _cpu.pack_reference(level, reference, bits)
         reference = prepared.packed[bits]

@@ -12,8 +12,8 @@
 namespace biasgen {
 inline namespace BIASGEN_ISA {
 
-void pack_reference(const uint8_t* rows, int64_t M, int64_t features, int64_t bits, void* packed) {
-  pack_planes(rows, M, features, bits, plane_rows(features), packed);
+void pack_reference(const void* rows, Element element, int64_t M, int64_t features, int64_t bits, void* packed) {
+  pack_planes(rows, element, M, features, bits, plane_rows(features), packed);
 }
 
 void knn(const KnnRows& rows, const KnnNearest& nearest) {

@@ -5,15 +5,16 @@
 namespace biasgen {
 
 enum class Distance { hamming, sqeuclidean, cosine, correlation };
-enum class Element { uint8, float32, float64 };
+enum class Element { uint8, uint16, float32, float64 };
 
-// N query rows against M reference rows of bytes.
+// N query rows against M reference rows of integers.
 struct KnnRows {
   Distance distance;
-  const uint8_t* query;   // (N, features)
+  Element element;        // of the query: uint8; hamming: uint8 or uint16
+  const void* query;      // (N, features)
   const void* reference;  // hamming: packed by pack_reference; sqeuclidean: the rows themselves, (M, features) bytes
   int64_t N, M, features;
-  int64_t bits;   // hamming: bits of the largest symbol on either side, 1..8; the reference was packed for it
+  int64_t bits;   // hamming: planes of a symbol, enough for the largest on either side; the reference was packed for it
   void* scratch;  // scratch_bytes(...), aligned to 64 bytes
 };
 
@@ -113,6 +114,9 @@ struct KnnPairs {
 // Hamming works on lanes of 16 positions (short rows, one word) or 64.
 static inline int64_t lane_bytes(int64_t features) { return features > 16 ? 8 : 2; }
 
+// Planes that there are kernels for.
+static inline bool known_bits(int64_t bits) { return (bits >= 1 && bits <= 8) || bits == 12 || bits == 16; }
+
 // Bytes of a row as bit planes: `bits` lanes a word.
 static inline int64_t planes_bytes(int64_t features, int64_t bits) {
   const int64_t lane = lane_bytes(features);
@@ -132,15 +136,15 @@ static inline int64_t scratch_bytes(Distance distance, int64_t N, int64_t featur
 
 // pack_reference writes lane[panel][word][bit][plane_rows]: bit l of the lane = bit `bit` of the symbol at position
 // word * (8 * lane_bytes) + l; the last panel is filled up with zeros.
-#define BIASGEN_KNN_KERNELS(ISA)                                                                     \
-  inline namespace ISA {                                                                             \
-  void pack_reference(const uint8_t* rows, int64_t M, int64_t features, int64_t bits, void* packed); \
-  void knn(const KnnRows& rows, const KnnNearest& nearest);                                          \
-  void rows_within(const KnnRows& rows, const KnnWithin& within);                                    \
-  void encode(const FloatCodes& codes);                                                              \
-  void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                               \
-  void floats_within(const FloatRows& rows, const FloatWithin& within);                              \
-  void pair_values(const KnnPairs& pairs);                                                           \
+#define BIASGEN_KNN_KERNELS(ISA)                                                                                   \
+  inline namespace ISA {                                                                                           \
+  void pack_reference(const void* rows, Element element, int64_t M, int64_t features, int64_t bits, void* packed); \
+  void knn(const KnnRows& rows, const KnnNearest& nearest);                                                        \
+  void rows_within(const KnnRows& rows, const KnnWithin& within);                                                  \
+  void encode(const FloatCodes& codes);                                                                            \
+  void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                                             \
+  void floats_within(const FloatRows& rows, const FloatWithin& within);                                            \
+  void pair_values(const KnnPairs& pairs);                                                                         \
   }
 
 #ifdef BIASGEN_ISA  // a kernel file knows its own level, the bindings know all

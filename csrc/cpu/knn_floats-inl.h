@@ -248,9 +248,9 @@ void search_floats(const FloatRows& rows, const Taker& taker) {
     using T = decltype(element);
     encode_rows<T, scaled>({rows.distance, rows.element, rows.query, rows.N, rows.features, rows.center, rows.unit,
                             rows.query_codes, rows.query_residuals, rows.query_scalings});
-    search_squares(
-        {Distance::sqeuclidean, rows.query_codes, rows.reference_codes, rows.N, rows.M, rows.features, 8, rows.scratch},
-        Certified<T, scaled, Taker>(rows, taker));
+    search_squares({Distance::sqeuclidean, Element::uint8, rows.query_codes, rows.reference_codes, rows.N, rows.M,
+                    rows.features, 8, rows.scratch},
+                   Certified<T, scaled, Taker>(rows, taker));
   });
 }
 
