@@ -19,12 +19,16 @@ def uint8_matmul(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return nearest.numpy()
 
 
-def faiss_flat(reference: np.ndarray):
-    """faiss's exhaustive search of float32 rows, or of rows of bits (uint8: one-hot tokens packed by eight), on one thread."""
+def faiss_flat(reference: np.ndarray, inner_product: bool = False):
+    """faiss's exhaustive search of float32 rows, or of rows of bits (uint8: one-hot tokens packed by eight), on one thread.
+
+    inner_product: by the largest product, of rows at length 1 the smallest cosine distance, instead of the smallest squared distance.
+    """
     import faiss  # not at the top: benchmarks without it need no faiss
 
     faiss.omp_set_num_threads(1)
-    index = faiss.IndexBinaryFlat(8 * reference.shape[1]) if reference.dtype == np.uint8 else faiss.IndexFlatL2(reference.shape[1])
+    flat = faiss.IndexFlatIP if inner_product else faiss.IndexFlatL2
+    index = faiss.IndexBinaryFlat(8 * reference.shape[1]) if reference.dtype == np.uint8 else flat(reference.shape[1])
     index.add(reference)
     return index
 

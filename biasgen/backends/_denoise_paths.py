@@ -40,7 +40,7 @@ def reference_of(native, isa: str, rows: np.ndarray, codes: Callable[[], _codes.
     M = len(rows)
     center = rows[:: -(-M // _CENTER_ROWS)].mean(0, dtype=np.float64)
     squares = native.denoise_squares(isa, rows, center)
-    sample = _codes.encode(native, isa, np.ascontiguousarray(rows[:: M // _SAMPLE])) if M > 4 * _SAMPLE else None
+    sample = _codes.encode(native, isa, np.ascontiguousarray(rows[:: M // _SAMPLE]), "sqeuclidean") if M > 4 * _SAMPLE else None
     return Reference(rows, center, squares, math.sqrt(squares.max()), sample, codes)
 
 

@@ -13,7 +13,7 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         "--views",
         type=lambda text: tuple(text.split(",")),
         metavar="LIST",
-        help="identity,hflip for a model trained with random horizontal flips; rows (H, W), (C, H, W) or (H, W, C); default: as saved, else identity",
+        help="identity,hflip for a model trained with random horizontal flips of images; default: as saved, else identity",
     )
 
 

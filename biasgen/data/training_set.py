@@ -25,8 +25,8 @@ class TrainingSet:
         rows: (M, ...) array or tensor; kept as it is, not copied. Do not change it afterwards: the search has its own copy, unless it is
             streamed.
         distance: name; None: hamming for integer types other than uint8, else sqeuclidean.
-        views: ("identity", "hflip") for a model trained with random horizontal flips of rows (H, W), (C, H, W) or (H, W, C): the distance of a
-            query to a row is the smaller of those of the query and of its mirror image. Every row counts once.
+        views: ("identity", "hflip") for a model trained with random horizontal flips of rows (H, W), (C, H, W) or (H, W, C): the distance
+            of a query to a row is the smaller of those of the query and of its mirror image. Every row counts once.
         max_memory: bytes that the rows may take while they are searched. A set that does not fit, with its copies, is streamed: read and
             prepared in blocks at every search, with the same answers to the bit. None: no limit, but for a memory-mapped array the
             machine's memory, so that maps of up to a quarter of it are prepared whole.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from biasgen.diffusion.schedule import Level, Schedule
-from biasgen.ops._rows import as_tensor
+from biasgen.ops._rows import as_tensor, widened
 
 
 def one_hot(tokens: torch.Tensor | np.ndarray, Q: int, name: str = "tokens") -> torch.Tensor:
@@ -51,6 +51,7 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         return rows
     if rows.dtype in (torch.uint8, torch.bool):
         raise ValueError(f"{name}: {rows.dtype} rows want encode=, which maps them to the model's range: e.g. lambda x: x / 127.5 - 1")
+    rows = widened(rows)
     return one_hot(rows, int(rows.max()) + 1 if Q is None else Q, name)
 
 

@@ -10,7 +10,7 @@ import torch
 from biasgen import distances
 from biasgen.data.hygiene import ContentDisjoint, contents
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops._rows import as_tensor
+from biasgen.ops._rows import as_tensor, widened
 from biasgen.ops._streamed import Streamed, stream
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
@@ -102,7 +102,7 @@ def _pooled(first: Any, second: Any) -> np.ndarray | torch.Tensor:
     parts = [rows_of(first, "first"), rows_of(second, "second")]
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     if tensors:
-        return torch.cat([as_tensor(part).to(tensors[0].device) for part in parts])
+        return torch.cat([widened(as_tensor(part).to(tensors[0].device)) for part in parts])
     return np.concatenate(parts)
 
 
@@ -143,9 +143,9 @@ def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: floa
 
 
 def _kind(rows: np.ndarray | torch.Tensor) -> str:
-    """Element type, but one for the signed integers: tokens are tokens, whatever they are stored in."""
+    """Element type, but one for all integers but uint8: tokens are tokens, whatever they are stored in."""
     name = _dtype_name(rows)
-    return "tokens" if name.startswith("int") else name
+    return "tokens" if name in distances.TOKENS and name != "uint8" else name
 
 
 def _dtype_name(rows: np.ndarray | torch.Tensor) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._values import on_host
 from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops._views import checked_views, seen
 
@@ -18,7 +19,8 @@ _COMPARED = 1024  # rows gathered at a time to be compared: never a second copy 
 class Prepared:
     """M rows as U distinct ones.
 
-    rows (U, F) uint8, float32 or float64: the distinct rows in order of first appearance; equal by value, so that -0.0 is 0.0.
+    rows (U, F) uint8, int16 (the bits of tokens beyond 255), float32 or float64: the distinct rows in order of first appearance; equal by
+    value, so that -0.0 is 0.0.
     multiplicity (U,) int64. members (M,) int64: original indices, those of distinct row u ascending in
     members[offsets[u] : offsets[u + 1]]; offsets (U + 1,). distance: its name. shape: of one row. largest: the largest value in rows.
     views: the distance of a query is the smallest over them; backends look at all, but in knn and rows_within at one.
@@ -106,13 +108,13 @@ def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tu
         offsets=torch.from_numpy(offsets).to(device),
         distance=distance,
         shape=shape,
-        largest=flat.max().item(),
+        largest=on_host(flat.cpu()).max().item(),
         views=views,
     )
 
 
 def query_of(query: Any, prepared: Any) -> torch.Tensor:
-    """`query` (N, ...) as (N, F) beside the prepared rows: uint8 for uint8; for floats at least as wide as the rows, never rounded.
+    """`query` (N, ...) as (N, F) beside the prepared rows: of their type or a wider one, never rounded.
 
     ValueError when shapes or devices differ, or one is of integers and the other of floats: their scales would differ, too.
     """

@@ -44,7 +44,7 @@ def knn(
         query: (N, ...) array or tensor.
         reference: (M, ...) of the same trailing shape, or anything with `.prepared` (a TrainingSet), which is not prepared again.
         k: neighbours, 1 <= k <= min(M, 64).
-        distance: "hamming" (positions that differ; integer tokens 0..255), or of uint8 or float rows "sqeuclidean", "euclidean",
+        distance: "hamming" (positions that differ; integer tokens 0..65535), or of uint8 or float rows "sqeuclidean", "euclidean",
             "cosine", "correlation", "cityblock"; docs/exactness.md defines their values. None: the reference's own, else sqeuclidean
             for uint8 and floats and hamming for other integer types.
         exclude_self: the query is the reference, and row i is not its own neighbour, in no view; then k <= min(M - 1, 63).

@@ -146,7 +146,9 @@ def test_rows_without_a_width_are_refused():
         TrainingSet(np.zeros((2, 8), np.uint8), views=VIEWS)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((8, 9), -1), ((3, 8, 9), -1), ((8, 9, 3), -2), ((8, 9, 1), -2), ((5, 9, 4), -2), ((4, 9, 3), -1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((8, 9), -1), ((3, 8, 9), -1), ((8, 9, 3), -2), ((8, 9, 1), -2), ((5, 9, 4), -2), ((4, 9, 3), -1)]
+)
 def test_the_axis_that_is_reversed(shape, axis):
     rows = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
     found = TrainingSet(rows, views=VIEWS).knn(np.flip(rows, axis))
