@@ -161,7 +161,8 @@ class SliceBlock:
         if self.keys.is_floating_point():
             return (key + sign * key.abs() * 2.0**-22).float()[:, None].clamp_(max=3e38)
         whole = torch.iinfo(self.keys.dtype)
-        return torch.nan_to_num(key, whole.max).clamp_(max(whole.min, -(2.0**62)), min(whole.max - 1, 2.0**62)).floor().to(self.keys.dtype)[:, None]
+        key = torch.nan_to_num(key, whole.max).clamp_(max(whole.min, -(2.0**62)), min(whole.max - 1, 2.0**62))
+        return key.floor_().to(self.keys.dtype)[:, None]
 
     def _doubled(self, value):
         """The squared distance behind a value."""

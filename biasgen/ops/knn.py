@@ -52,7 +52,8 @@ def knn(
     Returns:
         Neighbours of distances (N, K) float64, int64 for hamming and for sqeuclidean and cityblock of uint8 rows; indices (N, K) int64;
         tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device, or on
-        the host where that has no float64. stats: backend, isa, device (where it was searched), distinct (reference rows searched). Euclidean rows are ordered, and their ties counted, by the square.
+        the host where that has no float64 (MPS). stats: backend, isa, device (where it was searched), distinct (reference rows searched).
+        Euclidean rows are ordered, and their ties counted, by the square.
 
     Raises:
         TypeError: neither array nor tensor. ValueError: wrong element type, shape, token, k, distance or backend; a float that is not
