@@ -29,15 +29,16 @@ def problem(kind):
     """(query (n, D), reference (m, D), distance, a distance in the middle)."""
     rng = np.random.default_rng(0)
     if kind == "all equally far":  # every pair stays open
-        return np.zeros((60, 400), np.float32), np.eye(400, dtype=np.float32), "sqeuclidean", 1.0
+        both = np.eye(200, dtype=np.float32)
+        return np.zeros((600, 200), np.float32), np.concatenate([both, -both]), "sqeuclidean", 1.0
     if kind == "uint8":
         rows = rng.integers(0, 256, (4000, 300), dtype=np.uint8)
         return rows[:1000], rows[1000:], "sqeuclidean", 3.2e6
     if kind == "tokens":
         rows = rng.integers(0, 6, (5000, 32), dtype=np.uint8)
         return rows[:1000], rows[1000:], "hamming", 26.0
-    rows = rng.standard_normal((2300, 500), np.float32)
-    return rows[:300], rows[300:], "sqeuclidean", 1000.0
+    rows = rng.standard_normal((4200, 1500), np.float32)
+    return rows[:100], rows[100:], "sqeuclidean", 3000.0
 
 
 def main():

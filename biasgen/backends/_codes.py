@@ -12,7 +12,7 @@ import torch
 from biasgen.backends._values import points
 
 SAMPLE = 512  # rows, evenly spaced, that choose the grid
-_SPANS = (1, 0.9999, 0.999, 0.99)  # shares of the values inside the grid that are tried: a few far ones may be cut off
+_SPANS = (1, 0.99999, 0.9999, 0.999, 0.99)  # shares of the values inside the grid that are tried: a few far ones may be cut off
 _SMALLEST_UNIT = 2.0**-332  # 1e-100: no square of a residual that matters underflows
 
 

@@ -162,7 +162,7 @@ class SliceBlock:
             return (key + sign * key.abs() * 2.0**-22).float()[:, None].clamp_(max=3e38)
         whole = torch.iinfo(self.keys.dtype)
         key = torch.nan_to_num(key, whole.max).clamp_(max(whole.min, -(2.0**62)), min(whole.max - 1, 2.0**62))
-        return key.floor().to(self.keys.dtype)[:, None]
+        return key.floor_().to(self.keys.dtype)[:, None]
 
     def _doubled(self, value):
         """The squared distance behind a value."""

@@ -55,7 +55,7 @@ def knn(
     Returns:
         Neighbours of distances (N, K) float64, int64 for hamming and for sqeuclidean and cityblock of uint8 rows; indices (N, K) int64;
         tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device, or on
-        the host where that has no float64. stats: backend, isa, device (where it was searched), distinct (reference rows searched).
+        the host where that has no float64 (MPS). stats: backend, isa, device (where it was searched), distinct (reference rows searched).
         Euclidean rows are ordered, and their ties counted, by the square.
 
     A TrainingSet with views: the distance to a row is the smallest over the views of the query. A streamed one is read once (twice with
