@@ -177,7 +177,7 @@ def test_a_few_far_values_do_not_ruin_the_grid():
     rows[::100, 0] = 1e6
     found = encode(LEVELS[-1], rows)
     assert set(range(0, 5000, 100)) <= set(found.outlying.tolist())
-    assert len(found.outlying) < 250
+    assert len(found.outlying) < 350
     assert found.unit < 2 * usual.unit
 
 

@@ -11,7 +11,7 @@ import torch
 
 from biasgen.backends._values import points
 
-SAMPLE = 512  # rows, evenly spaced, that choose the grid
+SAMPLE = 512  # rows that choose the grid
 _SPANS = (1, 0.99999, 0.9999, 0.999, 0.99)  # shares of the values inside the grid that are tried: a few far ones may be cut off
 _SMALLEST_UNIT = 2.0**-332  # 1e-100: no square of a residual that matters underflows
 
@@ -39,7 +39,9 @@ class Codes:
 
 def encode(native, isa: str, rows: np.ndarray, distance: str) -> Codes:
     """rows (U, F) float32, float64 or, for cosine and correlation, uint8; contiguous. Takes U (F + 8) bytes, U (F + 40) with scalings."""
-    center, unit = grid(points(torch.from_numpy(rows[:: -(-len(rows) // SAMPLE)]), distance).double().numpy())
+    # At random, always the same: what recurs at even spaces would be all that is seen, or missed.
+    chosen = np.sort(np.random.default_rng(0).choice(len(rows), min(SAMPLE, len(rows)), replace=False, shuffle=False))
+    center, unit = grid(points(torch.from_numpy(rows[chosen]), distance).double().numpy())
     codes, residuals, scalings = native.encode(isa, distance, rows, center, unit)
     finite = residuals[np.isfinite(residuals)]
     usual = 2 * float(np.quantile(finite, 0.9)) if len(finite) else 0.0
