@@ -146,6 +146,36 @@ def test_effective_sample_size(implementation):
     np.testing.assert_allclose(found.effective_sample_size, (1 + odds) ** 2 / (1 + odds**2), rtol=1e-12)
 
 
+def test_sums_over_panels(implementation):
+    """Weights that grow from row to row: what was summed before shrinks at every panel. Logarithms of the sum as exact as its terms."""
+    rng = np.random.default_rng(8)
+    rows, x = rng.uniform(-1, 1, (400, 3)), rng.standard_normal((20, 3))
+    weights = np.linspace(-9, 0, 400)
+    found = empirical_denoise(x, rows, 0.5, 1.0, log_weights=weights, backend=implementation)
+    w = np.exp(weights - ((x[:, None] - 0.5 * rows) ** 2).sum(2) / 2)
+    np.testing.assert_allclose(found.effective_sample_size, w.sum(1) ** 2 / (w**2).sum(1), rtol=1e-10)
+    np.testing.assert_allclose(found.log_density, np.log(w.sum(1) / np.exp(weights).sum()) - 1.5 * np.log(2 * np.pi), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 5.0])
+def test_far_from_the_origin(sigma):
+    """scale * row is nowhere rounded: 1e9 away from the origin that would cost 1e-7 a number."""
+    rng = np.random.default_rng(9)
+    rows = rng.uniform(-1, 1, (300, 12)) + 1e9
+    x = 0.7 * rows[:20] + sigma * rng.standard_normal((20, 12))
+    assert_denoised_close(empirical_denoise(x, rows, 0.7, sigma, backend="cpu"), oracle.empirical_denoise(x, rows, 0.7, sigma), rows)
+
+
+def test_the_bound_of_what_is_dropped_is_sharp(monkeypatch):
+    """All rows but one lie just beyond the band: hardly less than the bound is lost."""
+    monkeypatch.setattr(_denoise_paths, "DROPPED", 1e-3)
+    angles, radius = np.arange(50) * 2 * np.pi / 50, np.sqrt(2 * np.log(51e3) * (1 + 1e-9))
+    rows = np.append(radius * np.stack([np.cos(angles), np.sin(angles)], 1), np.zeros((1, 2)), 0)
+    found, (_, log_density) = empirical_denoise(rows[-1:], rows, 1.0, 1.0), oracle.empirical_denoise(rows[-1:], rows, 1.0, 1.0)
+    lost = -np.expm1(found.log_density - log_density)
+    assert 0.97 * found.dropped < lost < found.dropped < 1.0001e-3
+
+
 def test_the_dropped_mass_is_bounded(monkeypatch, taken):
     """With a band that drops a thousandth the bound is reported, above the truth, and the answer is as far off as it says."""
     monkeypatch.setattr(_denoise_paths, "DROPPED", 1e-3)
