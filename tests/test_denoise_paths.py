@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from biasgen import EmpiricalDenoiser, Level, TrainingSet, backends
+from biasgen import EmpiricalDenoiser, Level, TrainingSet, _settings, backends
 from biasgen.backends import _codes, _denoise_paths, cpu_backend
 from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.oracle import empirical_denoise as oracle
@@ -32,7 +32,8 @@ def problem(seed, B, M, D, scale, sigma, dtype=np.float32):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """How many queries took each path."""
+    """How many queries took each path; counted on one thread."""
+    monkeypatch.setattr(_settings, "_num_threads", 1)
     counts = {"listed": 0, "dense": 0, "direct": 0}
 
     def counted(name, inner, result):
@@ -199,7 +200,7 @@ def test_the_band_holds_every_row_that_matters(data, M, D, band, rest):
     z = query + rest * data.draw(hnp.arrays(np.float64, (3, D), elements=st.floats(-1, 1))) / math.sqrt(D)
     squares = ((z[:, None] - rows) ** 2).sum(2)
     for isa in ISAS:
-        codes = _codes.encode(cpu_backend._cpu, isa, rows)
+        codes = _codes.encode(cpu_backend._cpu, isa, rows, "sqeuclidean")
         levels = np.full(3, rest), np.full(3, band)
         lists, counts = cpu_backend._cpu.floats_band(isa, query, *codes.operands, *levels, M, M)
         for n in range(3):
@@ -212,7 +213,7 @@ def test_the_band_holds_every_row_that_matters(data, M, D, band, rest):
 def test_the_rest_of_a_query_counts_twice(isa):
     """The query may be 0.05 farther from the nearest row than it is, and as much nearer to another."""
     rows, query = np.array([[-1.0], [1.09], [1.3]]), np.zeros((1, 1))
-    codes = _codes.encode(cpu_backend._cpu, isa, rows)
+    codes = _codes.encode(cpu_backend._cpu, isa, rows, "sqeuclidean")
     lists, counts = cpu_backend._cpu.floats_band(isa, query, *codes.operands, np.full(1, 0.05), np.zeros(1), 3, 3)
     assert sorted(lists[0, : counts[0]]) == [0, 1]
 
@@ -221,7 +222,7 @@ def test_the_rest_of_a_query_counts_twice(isa):
 def test_the_band_keeps_no_more_than_it_must(isa):
     rng = np.random.default_rng(5)
     rows = rng.standard_normal((400, 6)).astype(np.float32)
-    codes = _codes.encode(cpu_backend._cpu, isa, rows)
+    codes = _codes.encode(cpu_backend._cpu, isa, rows, "sqeuclidean")
     squares = ((rows[:5, None].astype(float) - rows) ** 2).sum(2)
     wanted = [set(np.flatnonzero(row <= 1.5)) for row in squares]
     search = (isa, rows[:5], *codes.operands, np.zeros(5), np.full(5, 1.5))
