@@ -135,7 +135,8 @@ void test_bytes(const Kernels& kernel, Distance distance, int64_t N, int64_t M, 
 
   const int64_t width = plane_rows(features);
   std::vector<uint8_t> packed((M + width - 1) / width * width * planes_bytes(features, bits));
-  if (distance == Distance::hamming) kernel.pack_reference(reference.data(), Element::uint8, M, features, bits, packed.data());
+  if (distance == Distance::hamming)
+    kernel.pack_reference(reference.data(), Element::uint8, M, features, bits, packed.data());
   const auto space = scratch(scratch_bytes(distance, N, features, bits));
   KnnRows rows{};
   rows.element = Element::uint8;
