@@ -1,4 +1,4 @@
-"""The screens of the torch backend: products are exact whatever the kernel, bounds hold and are narrow, no screen changes an answer."""
+"""The screens of the torch backend: exact products whatever the kernel, bounds that hold, and no screen changes an answer."""
 import os
 import subprocess
 import sys

@@ -1,9 +1,12 @@
 """One exact search in plain torch, in two halves: a screen bounds the distances of all pairs; pairs that the bounds leave open get their
 value to the bit. knn, rows_within, range_count and distance_histogram are its short users. Runs inside exact_arithmetic."""
+from functools import partial
+
 import torch
 
 from biasgen.backends._screens import screens
 from biasgen.backends._values import rooted
+from biasgen.backends._views import Smallest
 
 _PAIR_BYTES = 1280  # of max_memory for each open pair that is held: its temporaries take an eighth of that
 _COUNTED = 1 << 16  # pairs that are counted together: 512 KiB a temporary
@@ -169,12 +172,15 @@ def _by_blocks(query, prepared, max_memory, work, *, k=1, sliced=True):
     k: pairs that are held for each query.
     """
     kinds = screens(prepared, len(query), sliced)
+    several = len(prepared.views) > 1
     start = 0
     while start < len(query):
-        size = min(kinds[0].queries(prepared, max_memory), max_memory // (_PAIR_BYTES * k) + 1)
+        kind = kinds[-1] if several else kinds[0]
+        size = min(kind.queries(prepared, max_memory), max_memory // (_PAIR_BYTES * k) + 1)
         at = slice(start, min(len(query), start + size))
         try:
-            work(at, kinds[0](query[at], prepared, max_memory))
+            make = partial(Smallest, kind) if several else kind
+            work(at, make(query[at], prepared, max_memory))
             start = at.stop
         except _CrowdedError:
             kinds = kinds[1:]

@@ -4,11 +4,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import query_of, reference_of
+from biasgen.ops._prepared import query_of
+from biasgen.ops._streamed import reference_of
 from biasgen.ops.knn import like
 
 
+@exact_arithmetic()
 def pairwise_distances(query: Any, reference: Any, *, distance: str | None = None, out: Any = None) -> Any:
     """(N, M) distances between the rows of `query` (N, ...) and of `reference` (M, ...), exact as in `knn`.
 
@@ -29,7 +32,8 @@ def pairwise_distances(query: Any, reference: Any, *, distance: str | None = Non
     _, module = choose(
         "pairwise_distances", device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend="torch"
     )
-    module.pairwise_distances(rows, prepared, table)
+    for start, block in prepared.blocks():
+        module.pairwise_distances(rows, block, table[:, start : start + block.n])
     return like(query, table) if out is None else out
 
 
