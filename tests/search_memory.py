@@ -37,8 +37,8 @@ def problem(kind):
     if kind == "tokens":
         rows = rng.integers(0, 6, (5000, 32), dtype=np.uint8)
         return rows[:1000], rows[1000:], "hamming", 26.0
-    rows = rng.standard_normal((4200, 1500), np.float32)
-    return rows[:100], rows[100:], "sqeuclidean", 3000.0
+    rows = rng.standard_normal((4200, 1000), np.float32)
+    return rows[:100], rows[100:], "sqeuclidean", 2000.0
 
 
 def main():
