@@ -1,6 +1,7 @@
 """Nearest neighbours against what an expert would write, faiss, and the machine's own peak. The gates are in docs/benchmarks.md."""
 import numpy as np
 import pytest
+import torch
 
 import biasgen
 from benchmarks import baselines, harness, peak
@@ -10,6 +11,7 @@ LONG_GATES = {6: 140.0, 256: 33.0, 50_000: 0.0}  # L = 1024, by symbols: 0.7 of 
 UINT8_GATES = {3072: 3.0, 64: 3.5}  # against faiss, whose float32 products are not exact on near-copies
 PEAK_GATE, HAMMING_PEAK_GATE, TOP_16_GATE = 0.80, 0.6, 1 / 1.05
 FLOAT_GATES = {"image-like": 2.5, "iid normal": 0.8}
+TORCH_GATES = {"uint8": 8.0, "image-like": 2.0, "iid normal": 1.1}  # 0.7 of what was measured first
 COSINE_GATES = {"image-like": 1.7, "iid normal": 2.5}  # 0.7 of what was measured first
 
 
@@ -162,6 +164,27 @@ def test_cosine_against_faiss(smoke, data):
     )
     print(f"\n{result}")
     assert smoke or result.ratio >= COSINE_GATES[data]
+
+
+@pytest.mark.parametrize("data", TORCH_GATES)
+def test_torch_backend(smoke, data):
+    """Its screens of int8 products against a float64 product, the exact way of plain torch."""
+    n, m, D, few = (20, 200, 64, 20) if smoke else (1000, 4000, 3072, 64)
+    if data == "uint8":
+        query, reference = np.split(np.random.default_rng(0).integers(0, 256, (n + m, D), dtype=np.uint8), [n])
+    else:
+        query, reference = np.split(_float_rows(data, n + m, D), [n])
+    train = biasgen.TrainingSet(reference)
+    x, y = (torch.from_numpy(rows).double() for rows in (query[:few], reference))
+    y_y = y.square().sum(1)
+    result = harness.compare(
+        harness.Side(f"torch backend, {data} top-1, {n} x {m}, D={D}, pairs", lambda: train.knn(query, backend="torch"), n * m),
+        harness.Side("torch float64 y2 - 2xy, min", lambda: (y_y - 2 * (x @ y.T)).min(1), few * m),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    np.testing.assert_array_equal(train.knn(query, backend="torch").indices[:few, 0], (y_y - 2 * (x @ y.T)).min(1).indices)
+    assert smoke or result.ratio >= TORCH_GATES[data]
 
 
 def _float_rows(data, rows, D):

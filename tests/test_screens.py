@@ -178,9 +178,9 @@ def test_the_bounds_of_codes_hold(problem, depth, tile, k):
 
 def test_the_bounds_cover_the_rounding_of_keys():
     """Rows on the grid without a low slice: float32 sums of products of codes are all that is not exact."""
-    rows = 256.0 * np.random.default_rng(0).integers(-127, 128, (60, 700))
-    rows[:20] = rows[20:40] + 256.0 * (np.arange(700) == 3)
-    grid = _slices.Grid("sqeuclidean", 2, torch.zeros(700, dtype=torch.float64), 1.0, np.inf)
+    rows = 256.0 * np.random.default_rng(0).integers(100, 126, (60, 3001))
+    rows[:20] = rows[20:40] + 256.0 * (np.arange(3001) == 3)
+    grid = _slices.Grid("sqeuclidean", 2, torch.zeros(3001, dtype=torch.float64), 1.0, np.inf)
     assert_bounds(rows[:20], rows[20:], grid, _products.DEPTH, 1 << 16, 3)
 
 
@@ -360,5 +360,5 @@ def test_max_memory_is_respected():
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     peaks = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
-    assert len(peaks) == 48
+    assert len(peaks) == 42
     assert [(case, budget, taken) for case, budget, taken in peaks if float(taken) > 1.25 * int(budget) + 8] == []

@@ -39,19 +39,22 @@ class Codes:
 
 def encode(native, isa: str, rows: np.ndarray, distance: str) -> Codes:
     """rows (U, F) float32, float64 or, for cosine and correlation, uint8; contiguous. Takes U (F + 8) bytes, U (F + 40) with scalings."""
-    # At random, always the same: what recurs at even spaces would be all that is seen, or missed.
-    chosen = np.sort(np.random.default_rng(0).choice(len(rows), min(SAMPLE, len(rows)), replace=False, shuffle=False))
-    center, unit = grid(points(torch.from_numpy(rows[chosen]), distance).double().numpy())
+    center, unit = grid(points(torch.from_numpy(rows[sample(len(rows))]), distance).double().numpy())
     codes, residuals, scalings = native.encode(isa, distance, rows, center, unit)
     finite = residuals[np.isfinite(residuals)]
     usual = 2 * float(np.quantile(finite, 0.9)) if len(finite) else 0.0
     return Codes(rows, center, unit, codes, residuals, scalings, usual, np.flatnonzero(residuals > usual))
 
 
-def grid(sample: np.ndarray, largest: int = 127) -> tuple[np.ndarray, float]:
-    """center (F,) and unit for rows such as the sample (n, F) float64; largest: code, above center."""
-    center = np.median(sample, 0)
-    return center, _unit(sample - center, largest)
+def sample(n: int, size: int = SAMPLE) -> np.ndarray:
+    """Up to `size` of n rows at random, ascending, always the same: what recurs at even spaces would be all that is seen, or missed."""
+    return np.sort(np.random.default_rng(0).choice(n, min(size, n), replace=False, shuffle=False))
+
+
+def grid(rows: np.ndarray, largest: int = 127) -> tuple[np.ndarray, float]:
+    """center (F,) and unit for rows such as these (n, F) float64; largest: code, above center."""
+    center = np.median(rows, 0)
+    return center, _unit(rows - center, largest)
 
 
 def _unit(deviations: np.ndarray, largest: int) -> float:

@@ -46,7 +46,7 @@ def grid_of(prepared, slices, tile, max_memory):
     if key not in prepared.packed:
         rows = prepared.rows
         size = max(1, min(_codes.SAMPLE, max_memory // (128 * rows.shape[1])))
-        sample = rows[:: -(-len(rows) // size)]
+        sample = rows[torch.from_numpy(_codes.sample(len(rows), size)).to(rows.device)]
         center, unit = _codes.grid(points(sample, prepared.distance).cpu().numpy(), _ENDS[slices][1])
         grid = Grid(prepared.distance, slices, torch.from_numpy(center).to(rows.device), unit, torch.inf)
         residuals = encode(sample, grid, tile).residual.sort().values
