@@ -61,8 +61,10 @@ def linear_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torc
     return marginals / marginals.sum(-1, keepdim=True)
 
 
-def softmax_denoiser(x: torch.Tensor, rows: torch.Tensor, norms: torch.Tensor, scale: float, sigma: float, chunk: int = 1024) -> torch.Tensor:
-    """x0_hat (B, D) of the empirical denoiser in float32: two products a chunk of rows, an online maximum; norms: |row|^2, kept by the caller.
+def softmax_denoiser(
+    x: torch.Tensor, rows: torch.Tensor, norms: torch.Tensor, scale: float, sigma: float, chunk: int = 1024
+) -> torch.Tensor:
+    """x0_hat (B, D) of the empirical denoiser in float32: two products a chunk of rows, an online maximum; norms: |row|^2, kept.
 
     The constant of a query drops out of the softmax. 1024 rows a chunk was the best of 512 .. 20000 on the machine of docs/benchmarks.md.
     """

@@ -51,9 +51,9 @@ def assert_posterior_close(actual: Any, expected: Any) -> None:
 
 
 def assert_denoised_close(actual: Any, expected: Any, rows: Any) -> None:
-    """AssertionError unless `actual` (Denoised, or x0_hat (B, ...), log_density (B,)) keeps the promise of empirical_denoise against `expected`.
+    """AssertionError unless `actual` (Denoised, or x0_hat and log_density) keeps the promise of empirical_denoise against `expected`.
 
-    expected: the same, right to float64. rows (M, ...): the data, for their range. x0_hat may be float32. The message names the worst query.
+    expected: the same, right to float64. rows (M, ...): the data, for their range. The message names the worst query.
     """
     pairs = [pair if isinstance(pair, tuple | list) else (pair.x0_hat, pair.log_density) for pair in (actual, expected)]
     (got, got_density), (x0_hat, density) = ([np.asarray(x) for x in pair] for pair in pairs)

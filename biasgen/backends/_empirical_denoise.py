@@ -7,7 +7,10 @@ _QUERIES = 512  # of a block: enough for a product of matrices to run at full sp
 
 
 def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory):
-    """x0_hat (B, D), log p(x_t), effective sample size and zeros (B,), float64. x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64."""
+    """x0_hat (B, D), log p(x_t), effective sample size and zeros (B,), float64.
+
+    x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64.
+    """
     B, D = x_t.shape
     queries = max(1, min(_QUERIES, max_memory // (64 * D)))  # up to four copies of them take half of the memory
     block = max(1, max_memory // (16 * (4 * queries + 2 * D)))

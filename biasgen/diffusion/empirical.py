@@ -2,8 +2,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from biasgen.diffusion.denoisers import prediction_of
 from biasgen.diffusion.process import as_double, model_space
 from biasgen.diffusion.schedule import Level
