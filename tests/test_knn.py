@@ -103,7 +103,7 @@ def test_default_distance_and_stats():
     pixels = tokens.astype(np.uint8)
     assert knn(pixels, pixels[:1]).distances.tolist() == [[0], [25]]
     found = biasgen.knn(tokens, tokens[[0, 0, 1]], backend="torch")
-    assert found.stats == {"backend": "torch", "isa": None, "distinct": 2}
+    assert found.stats == {"backend": "torch", "isa": None, "device": "cpu", "distinct": 2}
     assert found.tie_counts.tolist() == [2, 1]
 
 
