@@ -133,3 +133,11 @@ def test_growth(smoke, kind):
     print(f"\n{kind}: exponents {decades[0]:.3f}, {decades[1]:.3f}; {times}")
     assert smoke or (decades <= 1 + EXPONENT_GATE).all()
     assert smoke or decades[1] >= 1 - 2 * EXPONENT_GATE
+
+
+def test_small_sets():
+    """The script runs; its numbers are in docs/benchmarks.md, and are gated by nothing."""
+    pytest.importorskip("faiss")
+    from benchmarks import small_sets
+
+    assert (small_sets.row(3, 50, 16, np.random.default_rng(0), rounds=1, seconds=0.0) > 0).all()

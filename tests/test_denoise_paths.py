@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from biasgen import EmpiricalDenoiser, Level, TrainingSet, backends
+from biasgen import EmpiricalDenoiser, Level, TrainingSet, _settings, backends
 from biasgen.backends import _codes, _denoise_paths, cpu_backend
 from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.oracle import empirical_denoise as oracle
@@ -32,7 +32,8 @@ def problem(seed, B, M, D, scale, sigma, dtype=np.float32):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """How many queries took each path."""
+    """How many queries took each path; counted on one thread."""
+    monkeypatch.setattr(_settings, "_num_threads", 1)
     counts = {"listed": 0, "dense": 0, "direct": 0}
 
     def counted(name, inner, result):
@@ -146,6 +147,36 @@ def test_effective_sample_size(implementation):
     np.testing.assert_allclose(found.effective_sample_size, (1 + odds) ** 2 / (1 + odds**2), rtol=1e-12)
 
 
+def test_sums_over_panels(implementation):
+    """Weights that grow from row to row: what was summed before shrinks at every panel. Logarithms of the sum as exact as its terms."""
+    rng = np.random.default_rng(8)
+    rows, x = rng.uniform(-1, 1, (400, 3)), rng.standard_normal((20, 3))
+    weights = np.linspace(-9, 0, 400)
+    found = empirical_denoise(x, rows, 0.5, 1.0, log_weights=weights, backend=implementation)
+    w = np.exp(weights - ((x[:, None] - 0.5 * rows) ** 2).sum(2) / 2)
+    np.testing.assert_allclose(found.effective_sample_size, w.sum(1) ** 2 / (w**2).sum(1), rtol=1e-10)
+    np.testing.assert_allclose(found.log_density, np.log(w.sum(1) / np.exp(weights).sum()) - 1.5 * np.log(2 * np.pi), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 5.0])
+def test_far_from_the_origin(sigma):
+    """scale * row is nowhere rounded: 1e9 away from the origin that would cost 1e-7 a number."""
+    rng = np.random.default_rng(9)
+    rows = rng.uniform(-1, 1, (300, 12)) + 1e9
+    x = 0.7 * rows[:20] + sigma * rng.standard_normal((20, 12))
+    assert_denoised_close(empirical_denoise(x, rows, 0.7, sigma, backend="cpu"), oracle.empirical_denoise(x, rows, 0.7, sigma), rows)
+
+
+def test_the_bound_of_what_is_dropped_is_sharp(monkeypatch):
+    """All rows but one lie just beyond the band: hardly less than the bound is lost."""
+    monkeypatch.setattr(_denoise_paths, "DROPPED", 1e-3)
+    angles, radius = np.arange(50) * 2 * np.pi / 50, np.sqrt(2 * np.log(51e3) * (1 + 1e-9))
+    rows = np.append(radius * np.stack([np.cos(angles), np.sin(angles)], 1), np.zeros((1, 2)), 0)
+    found, (_, log_density) = empirical_denoise(rows[-1:], rows, 1.0, 1.0), oracle.empirical_denoise(rows[-1:], rows, 1.0, 1.0)
+    lost = -np.expm1(found.log_density - log_density)
+    assert 0.97 * found.dropped < lost < found.dropped < 1.0001e-3
+
+
 def test_the_dropped_mass_is_bounded(monkeypatch, taken):
     """With a band that drops a thousandth the bound is reported, above the truth, and the answer is as far off as it says."""
     monkeypatch.setattr(_denoise_paths, "DROPPED", 1e-3)
@@ -169,7 +200,7 @@ def test_the_band_holds_every_row_that_matters(data, M, D, band, rest):
     z = query + rest * data.draw(hnp.arrays(np.float64, (3, D), elements=st.floats(-1, 1))) / math.sqrt(D)
     squares = ((z[:, None] - rows) ** 2).sum(2)
     for isa in ISAS:
-        codes = _codes.encode(cpu_backend._cpu, isa, rows)
+        codes = _codes.encode(cpu_backend._cpu, isa, rows, "sqeuclidean")
         levels = np.full(3, rest), np.full(3, band)
         lists, counts = cpu_backend._cpu.floats_band(isa, query, *codes.operands, *levels, M, M)
         for n in range(3):
@@ -182,7 +213,7 @@ def test_the_band_holds_every_row_that_matters(data, M, D, band, rest):
 def test_the_rest_of_a_query_counts_twice(isa):
     """The query may be 0.05 farther from the nearest row than it is, and as much nearer to another."""
     rows, query = np.array([[-1.0], [1.09], [1.3]]), np.zeros((1, 1))
-    codes = _codes.encode(cpu_backend._cpu, isa, rows)
+    codes = _codes.encode(cpu_backend._cpu, isa, rows, "sqeuclidean")
     lists, counts = cpu_backend._cpu.floats_band(isa, query, *codes.operands, np.full(1, 0.05), np.zeros(1), 3, 3)
     assert sorted(lists[0, : counts[0]]) == [0, 1]
 
@@ -191,7 +222,7 @@ def test_the_rest_of_a_query_counts_twice(isa):
 def test_the_band_keeps_no_more_than_it_must(isa):
     rng = np.random.default_rng(5)
     rows = rng.standard_normal((400, 6)).astype(np.float32)
-    codes = _codes.encode(cpu_backend._cpu, isa, rows)
+    codes = _codes.encode(cpu_backend._cpu, isa, rows, "sqeuclidean")
     squares = ((rows[:5, None].astype(float) - rows) ** 2).sum(2)
     wanted = [set(np.flatnonzero(row <= 1.5)) for row in squares]
     search = (isa, rows[:5], *codes.operands, np.zeros(5), np.full(5, 1.5))

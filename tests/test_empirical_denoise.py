@@ -280,6 +280,6 @@ def test_the_comparator_catches_a_planted_error(part, by, name):
 
 def test_sets_that_are_not_rows_in_memory_are_refused():
     rows = np.zeros((4, 3, 3), np.float32)
-    for train in (TrainingSet(rows, views=("identity", "hflip")), TrainingSet(rows, max_memory=1)):
+    for train in (TrainingSet(rows, views=("identity", "hflip")), TrainingSet(rows, max_memory=300)):
         with pytest.raises(ValueError, match=r"^rows: want a set in memory and without views, got TrainingSet"):
             empirical_denoise(rows, train, 1.0, 0.1)

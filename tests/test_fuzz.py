@@ -64,7 +64,9 @@ def repeated(rows):
 
 def backwards(rows):
     """Negative strides; torch has none."""
-    return rows.flip(0) if isinstance(rows, torch.Tensor) else rows[::-1, ::-1]
+    if not isinstance(rows, torch.Tensor):
+        return rows[::-1, ::-1]
+    return torch.from_numpy(rows.numpy()[::-1].copy()) if rows.dtype in (torch.uint16, torch.uint32) else rows.flip(0)
 
 
 def foreign(rows):

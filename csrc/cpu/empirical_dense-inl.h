@@ -68,7 +68,7 @@ inline Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
-// exp(x) for x <= 0 to 1e-14; 0 below -80, where no weight matters and none is denormal in single precision.
+// exp(x) for x <= 0 to 3e-13; 0 below -80, where no weight matters and none is denormal in single precision.
 inline Vec<double> exp_weight(Vec<double> x) {
   typedef Vec<int64_t> Integers;
   constexpr double kShift = 0x1.8p52, kLog2E = 0x1.71547652b82fep0, kLn2High = 0x1.62e42ff000000p-1,
@@ -77,10 +77,10 @@ inline Vec<double> exp_weight(Vec<double> x) {
   x = kept ? x : broadcast(-80.0);
   const Vec<double> shifted = multiply_add(x, broadcast(kLog2E), broadcast(kShift)), n = shifted - kShift;
   const Vec<double> r = multiply_add(n, broadcast(-kLn2Low), multiply_add(n, broadcast(-kLn2High), x));
-  // The Taylor series: |r| <= ln(2) / 2, so that r^12 / 12! < 7e-15.
-  Vec<double> p = broadcast(1.0 / 39916800);
-  constexpr double kTerms[] = {1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                               1.0 / 24,      1.0 / 6,      0.5,         1.0,        1.0};
+  // The Taylor series: |r| <= ln(2) / 2, so that r^11 / 11! < 3e-13.
+  Vec<double> p = broadcast(1.0 / 3628800);
+  constexpr double kTerms[] = {1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                               1.0 / 24,     1.0 / 6,     0.5,        1.0,       1.0};
   for (double term : kTerms) p = multiply_add(p, r, broadcast(term));
   const Vec<double> power = (Vec<double>)(((Integers)shifted + 1023) << 52);  // n is in the low bits of `shifted`
   return (Vec<double>)((Integers)(p * power) & kept);
