@@ -10,7 +10,8 @@ from biasgen.backends import cpu_backend
 from biasgen.distances import DISTANCES
 from biasgen.oracle import knn as oracle
 
-DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "bool", "complex64", "uint16")
+DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "bool", "complex64")
+WIDE = ("uint16", "uint32", "int16", "int32", "int64")
 # The kernels take 12, 24 or 48 rows (Hamming: 8, 32, 64, 256) and 4 or 8 queries at a time; bit planes lie in lanes of 16 and 64 positions.
 FEATURES = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 130)
 COUNTS = (1, 2, 3, 4, 7, 8, 9, 11, 12, 13, 23, 24, 25, 33, 47, 48, 49, 63, 64, 65, 255, 256, 257)
@@ -21,7 +22,7 @@ REFUSED = (np.nan, np.inf, -np.inf, 1e151)
 def rows(rng, count, features, dtype):
     """(count, ...) array or tensor with copies, special values, odd strides; now and then a value that is refused."""
     integers = dtype not in ("float16", "bfloat16", "float32", "float64")
-    values = rng.integers(0, rng.choice([2, 5, 120]), (count, features)).astype(np.float64)
+    values = rng.integers(0, rng.choice([2, 5, 120, 30_000] if dtype in WIDE else [2, 5, 120]), (count, features)).astype(np.float64)
     if not integers:
         values = values / rng.choice([1, 2, 3, 255]) + rng.choice([0, 0, -0.5, 20])
         spot = rng.random(values.shape) < rng.choice([0, 0.1, 0.5])
@@ -30,7 +31,7 @@ def rows(rng, count, features, dtype):
     if count:
         values = values[rng.integers(0, count, count)]
     if rng.random() < 0.05 and values.size:
-        values[rng.integers(count), rng.integers(features)] = rng.choice([-1, 300] if integers else REFUSED)
+        values[rng.integers(count), rng.integers(features)] = rng.choice([-1, 300, 70_000] if integers else REFUSED)
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype == "bfloat16":
             out = torch.from_numpy(values).bfloat16()
@@ -63,7 +64,9 @@ def repeated(rows):
 
 def backwards(rows):
     """Negative strides; torch has none."""
-    return rows.flip(0) if isinstance(rows, torch.Tensor) else rows[::-1, ::-1]
+    if not isinstance(rows, torch.Tensor):
+        return rows[::-1, ::-1]
+    return torch.from_numpy(rows.numpy()[::-1].copy()) if rows.dtype in (torch.uint16, torch.uint32) else rows.flip(0)
 
 
 def foreign(rows):
@@ -95,7 +98,7 @@ def refusal(query, reference, distance, k):
         if name not in DISTANCES[distance].dtypes or 0 in values.shape:
             return True
         values = plain(values)
-        inside = abs(values) <= 1e150 if "float" in name else (values.astype(int) >= 0) & (values.astype(int) <= 255)
+        inside = abs(values) <= 1e150 if "float" in name else (values.astype(int) >= 0) & (values.astype(int) <= 65_535)
         if not inside.all():
             return True
     floats = ["float" in name for name in names]

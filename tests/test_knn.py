@@ -103,7 +103,7 @@ def test_default_distance_and_stats():
     pixels = tokens.astype(np.uint8)
     assert knn(pixels, pixels[:1]).distances.tolist() == [[0], [25]]
     found = biasgen.knn(tokens, tokens[[0, 0, 1]], backend="torch")
-    assert found.stats == {"backend": "torch", "isa": None, "distinct": 2}
+    assert found.stats == {"backend": "torch", "isa": None, "device": "cpu", "distinct": 2}
     assert found.tie_counts.tolist() == [2, 1]
 
 
@@ -137,9 +137,12 @@ ROWS = np.zeros((4, 3), np.int64)
         (ROWS[0], ROWS, {}, ValueError, r"query: want .*shape \(rows, ...\).*\(3,\)"),
         (ROWS[:, :2], ROWS, {}, ValueError, r"query: want rows of shape \(3,\) as in the reference, got \(2,\)"),
         (np.zeros((2, 3, 1), int), ROWS, {}, ValueError, r"query: want rows of shape \(3,\).*got \(3, 1\)"),
-        (np.where(np.arange(4)[:, None] == 2, -1, ROWS), ROWS, {}, ValueError, r"query: want tokens in 0..255, got -1 in row 2"),
-        (ROWS, ROWS + 256, {}, ValueError, r"reference: want tokens in 0..255, got 256 in row 0"),
-        (ROWS.astype(np.int8) - 1, ROWS, {}, ValueError, r"query: want tokens in 0..255, got -1 in row 0"),
+        (np.where(np.arange(4)[:, None] == 2, -1, ROWS), ROWS, {}, ValueError, r"query: want tokens in 0..65535, got -1 in row 2"),
+        (ROWS, np.diag([0, 0, 65_536]), {}, ValueError, r"reference: want tokens in 0..65535, got 65536 in row 2"),
+        (ROWS, ROWS.astype(np.uint32) - np.uint32(1), {}, ValueError, r"reference: want tokens in 0..65535, got 4294967295 in row 0"),
+        (ROWS, ROWS + 2**40, {}, ValueError, r"reference: want tokens in 0..65535, got 1099511627776 in row 0"),
+        (ROWS.astype(np.uint64), ROWS, {}, ValueError, r"query: hamming takes integer tokens 0..65535 .*, got uint64"),
+        (ROWS.astype(np.int8) - 1, ROWS, {}, ValueError, r"query: want tokens in 0..65535, got -1 in row 0"),
         (ROWS, ROWS, {"distance": "l2"}, ValueError, r"distance: unknown 'l2'; known: hamming, sqeuclidean, .*say 'sqeuclidean'"),
         (ROWS, ROWS, {"distance": "l1"}, ValueError, r"distance: unknown 'l1'; known: .* \(say 'cityblock'\)$"),
         (ROWS, ROWS, {"distance": "taxi"}, ValueError, r"distance: unknown 'taxi'; known: hamming, .*, cityblock$"),
@@ -201,14 +204,32 @@ def test_forced_instruction_set(monkeypatch):
 
 
 @NATIVE
-@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bits", [3, 8, 12, 16])
 @pytest.mark.parametrize("features", [5, 16, 100])
 def test_packed_rows_serve_every_instruction_set(bits, features):
     native = cpu_backend._cpu
-    rows = np.random.default_rng(0).integers(0, 2**bits, (77, features)).astype(np.uint8)
+    rows = np.random.default_rng(0).integers(0, 2**bits, (77, features)).astype(np.uint8 if bits <= 8 else np.uint16)
     packed = [native.pack_reference(isa, rows, bits) for isa in native.isa_levels()]
     for other in packed[1:]:
         np.testing.assert_array_equal(other, packed[0])
+
+
+@NATIVE
+def test_tokens_take_two_bytes_at_most():
+    """Queries and rows in full, and no more planes than the largest token has bits."""
+    rows = np.random.default_rng(0).integers(0, 3000, (50, 64))
+    prepared = prepare(rows, "hamming")
+    assert (prepared.dtype, prepared.largest) == ("int16", rows.max())
+    assert prepare(rows % 256, "hamming").dtype == "uint8"
+    knn(rows, TrainingSet(rows))
+    cpu_backend.knn(prepared.rows, prepared, 1)
+    assert [(bits, packed.nbytes) for bits, packed in prepared.packed.items()] == [(12, 56 * 64 * 12 // 8)]
+    far = np.where(rows < 1500, 0, 32_768).astype(np.uint16)    # negative as int16, and else small
+    found = knn(far[:5], far, 3, distance="hamming")
+    np.testing.assert_array_equal(found.distances, oracle.knn(far[:5], far, 3, "hamming")[0])
+    assert (prepare(far, "hamming").dtype, prepare(far // 32_768, "hamming").dtype) == ("int16", "uint8")
+    big = prepare(rows + 62_000, "hamming")
+    assert (big.dtype, big.largest) == ("int16", rows.max() + 62_000)
 
 
 @NATIVE
@@ -234,7 +255,7 @@ def test_native_boundary():
         native.rows_within("baseline", "hamming", rows, packed, 3, 1, zeros, np.array([0, 2, 1, 4]), out)
     with pytest.raises(ValueError, match=r"^reference: not what pack_reference makes"):
         native.rows_within("baseline", "hamming", rows, packed[1:], 3, 1, zeros, np.arange(4), out)
-    with pytest.raises(ValueError, match=r"^bits: want 1..8"):
+    with pytest.raises(ValueError, match=r"^bits: want 1..8, 12 or 16"):
         native.pack_reference("baseline", rows, 9)
     with pytest.raises(ValueError, match=r"^isa: 'mmx' cannot run here"):
         native.pack_reference("mmx", rows, 1)
@@ -243,8 +264,10 @@ def test_native_boundary():
     two = np.zeros((3, 2), np.int64)
     with pytest.raises(ValueError, match=r"^tie_rows: want a contiguous \(N,\)"):
         native.knn("baseline", "hamming", rows, packed, 3, 1, ones, two, two.copy(), zeros[:2], zeros)
-    with pytest.raises(TypeError, match="incompatible function arguments"):
+    with pytest.raises(ValueError, match=r"^rows: want .* uint8 or uint16"):
         native.pack_reference("baseline", rows.astype(np.float32), 1)
+    with pytest.raises(ValueError, match=r"^query: want uint8, sqeuclidean has no uint16"):
+        native.rows_within("baseline", "sqeuclidean", rows.astype(np.uint16), rows, 3, 8, zeros, np.arange(4), out)
 
 
 def test_autocast_does_not_matter():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import biasgen
 from biasgen import _settings, backends
-from biasgen.backends import _search, cpu_backend, torch_backend
+from biasgen.backends import _screens, cpu_backend, torch_backend
 from biasgen.distances import DISTANCES
 from biasgen.oracle import knn as oracle
 
@@ -41,7 +41,7 @@ class Setting:
             stack.enter_context(mock.patch.object(cpu_backend, "QUERY_BLOCK", dict.fromkeys(cpu_backend.QUERY_BLOCK, self.block)))
             stack.enter_context(mock.patch.object(cpu_backend, "LEAST_BLOCK", 1))
             stack.enter_context(mock.patch.object(torch_backend, "MAX_MEMORY", self.max_memory))
-            stack.enter_context(mock.patch.object(_search, "_QUERIES", self.block))
+            stack.enter_context(mock.patch.object(_screens, "_QUERIES", self.block))
             stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast))
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(self.dtype)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biasgen import TrainingSet, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
-from biasgen.backends import _search, torch_backend
+from biasgen.backends import _screens, torch_backend
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.ops import _nearest
 from biasgen.ops import knn as knn_module
-from biasgen.ops import nearest_credit as credit_module
 from biasgen.ops._prepared import prepare, query_of
 
 DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")
@@ -60,9 +60,9 @@ def test_blocks(problem, max_memory, queries, pairs):
     np.testing.assert_array_equal(counts[0], (table <= radius).sum(1))
     with (
         mock.patch.object(torch_backend, "MAX_MEMORY", max_memory),
-        mock.patch.object(_search, "_QUERIES", queries),
-        mock.patch.object(_search, "_TILE", pairs),
-        mock.patch.object(credit_module, "_PAIRS", pairs),
+        mock.patch.object(_screens, "_QUERIES", queries),
+        mock.patch.object(_screens, "_TILE", pairs),
+        mock.patch.object(_nearest, "_PAIRS", pairs),
         mock.patch.object(knn_module, "_CANDIDATES", pairs),
     ):
         assert_equal(answers(query, reference, k, distance), expected)
@@ -81,15 +81,16 @@ def test_the_bounds_hold(problem, scale, outlier):
     reference[-1, -1] = min(reference[-1, -1] + outlier * scale, 1e150)
     prepared = prepare(reference, distance).searched
     with exact_arithmetic():
-        for _, screen in _search.screens(query_of(query, prepared), prepared, 1 << 12):
-            for _, y in screen.blocks():
-                lower, upper = screen.bounds(y)
-                values = screen.table(y)
-                assert (lower <= values).all()
-                assert (values <= upper).all()
-                spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
-                unit = 1 if distance in ("cosine", "correlation") else spread
-                assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
+        screen = _screens.FloatScreen(query_of(query, prepared), prepared, 1 << 12)
+        for block in screen.blocks():
+            lower, upper = block.bounds()
+            pairs = torch.ones_like(lower).nonzero().unbind(1)
+            values = screen.values(pairs[0], block.rows(pairs[1])).reshape(lower.shape)
+            assert (lower <= values).all()
+            assert (values <= upper).all()
+            spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
+            unit = 1 if distance in ("cosine", "correlation") else spread
+            assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

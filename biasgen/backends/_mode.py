@@ -2,6 +2,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import torch
 
@@ -39,3 +40,18 @@ def exact_arithmetic(elements: int = 1) -> Iterator[None]:
                 torch.set_flush_denormal(zero_here)
             if flushed or forked:
                 torch.set_num_threads(threads)
+
+
+def searched_on(device: torch.device) -> torch.device:
+    """Where rows on `device` are searched, and answers lie: there, or on the host where it has no float64, such as "mps"."""
+    return device if has_float64(device.type) else torch.device("cpu")
+
+
+@cache
+def has_float64(device_type: str) -> bool:
+    """Whether devices of this type compute in float64."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device_type)
+    except (TypeError, RuntimeError):
+        return False
+    return True

@@ -135,9 +135,11 @@ void test_bytes(const Kernels& kernel, Distance distance, int64_t N, int64_t M, 
 
   const int64_t width = plane_rows(features);
   std::vector<uint8_t> packed((M + width - 1) / width * width * planes_bytes(features, bits));
-  if (distance == Distance::hamming) kernel.pack_reference(reference.data(), M, features, bits, packed.data());
+  if (distance == Distance::hamming)
+    kernel.pack_reference(reference.data(), Element::uint8, M, features, bits, packed.data());
   const auto space = scratch(scratch_bytes(distance, N, features, bits));
   KnnRows rows{};
+  rows.element = Element::uint8;
   rows.distance = distance;
   rows.query = query.data();
   rows.reference = distance == Distance::hamming ? packed.data() : reference.data();
@@ -201,7 +203,7 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
   std::vector<double> residuals(M), query_residuals(N);
   std::vector<int64_t> limits(N), outlying;
   FloatCodes to{};
-  to.float64 = sizeof(T) == 8;
+  to.distance = Distance::sqeuclidean, to.element = sizeof(T) == 8 ? Element::float64 : Element::float32;
   to.rows = reference.data(), to.N = M, to.features = features;
   to.center = center.data(), to.unit = 0x1p-7;
   to.codes = codes.data(), to.residuals = residuals.data();
@@ -214,7 +216,7 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
 
   const auto space = scratch(scratch_bytes(Distance::sqeuclidean, N, features, 8));
   FloatRows rows{};
-  rows.float64 = to.float64, rows.query = query.data(), rows.reference = reference.data();
+  rows.distance = to.distance, rows.element = to.element, rows.query = query.data(), rows.reference = reference.data();
   rows.N = N, rows.M = M, rows.features = features;
   rows.center = to.center, rows.unit = to.unit;
   rows.reference_codes = codes.data(), rows.reference_residuals = residuals.data(), rows.usual_residual = usual;
