@@ -22,8 +22,8 @@ OPS = {
     "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
-# Queries of one unit of work at most. Hamming: 4096 x 12 000 rows of 16 tokens take 1.2 ms, ten times what handing them out costs (with 512
-# two threads gained 1.5x, with 4096 1.8x); of long rows so many that they stay in the second-level cache. Else each unit packs the reference
+# Queries of one unit of work at most. Hamming: 4096 x 12 000 rows of 16 tokens take 1.2 ms, ten times what handing out costs (with 512
+# two threads gained 1.5x, with 4096 1.8x); of long rows so many that they stay in the second-level cache. Else each unit packs the rows
 # for itself, which takes as long as 20 to 50 queries do.
 QUERY_BLOCK = {"hamming": 4096, "sqeuclidean": 1024, "cosine": 1024, "correlation": 1024}
 BLOCK_TOKENS = 1 << 18
