@@ -65,4 +65,5 @@ def _edges(bins: Any, prepared: Prepared) -> np.ndarray:
 
 
 def _module(op: str, rows: torch.Tensor, prepared: Prepared) -> Any:
-    return choose(op, device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend="torch")[1]
+    backend = "torch" if rows.device.type == "cpu" else None  # the cpu backend has neither op; BIASGEN_BACKEND=cpu is no error here
+    return choose(op, device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend=backend)[1]

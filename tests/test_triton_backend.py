@@ -1,0 +1,147 @@
+"""The triton backend without a GPU: interpreted against the oracle, compiled with bounds on registers and stack, and what it refuses."""
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from biasgen import _settings, backends
+from biasgen.backends import triton_backend
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def triton():
+    """Skips without Triton; fails where BIASGEN_REQUIRE_BACKENDS names it."""
+    if importlib.util.find_spec("triton") is None:
+        (pytest.fail if "triton" in _settings.required_backends() else pytest.skip)("triton is not installed here")
+
+
+@pytest.fixture
+def compiled(triton, monkeypatch):
+    """compile_for; what it compiles is kept under build/."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", os.environ.get("TRITON_CACHE_DIR") or str(ROOT / "build/triton"))
+    from biasgen.triton_kernels import ahead_of_time
+
+    return ahead_of_time.compile_for
+
+
+def test_searches_in_the_interpreter(triton):
+    """In a process of its own: Triton chooses its interpreter when a kernel is defined."""
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "tests/interpreted/triton_search.py"]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", ["nearest 1, int8, 64 x 128", "nearest 16, two slices, 32 x 64", "list within, int8, 64 x 128"])
+def test_searches_compile(compiled, name, capability):
+    """To integer tensor-core products, without spills; benchmarks/gpu_probe.py --triton does this for every kernel."""
+    spec = importlib.util.spec_from_file_location("gpu_probe", ROOT / "benchmarks/gpu_probe.py")
+    probe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(probe)
+    registers, stack = probe.triton_usage(name, capability)
+    assert (registers <= 255, stack) == (True, 0)
+    product = "wgmma.mma_async" if capability == 90 and "64 x" in name else "mma.sync"
+    assert re.search(rf"{re.escape(product)}\S*\.s32\.s8\.s8", compiled(name, capability).asm["ptx"])
+
+
+def test_the_probe_stops_at_a_spill(compiled, monkeypatch):
+    spec = importlib.util.spec_from_file_location("gpu_probe", ROOT / "benchmarks/gpu_probe.py")
+    probe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(probe)
+    monkeypatch.setitem(probe.STACK, 80, -1)
+    with pytest.raises(SystemExit, match="^gpu_probe: nearest 1, int8, 64 x 128: 0 bytes of stack on sm_80, want -1 at most$"):
+        probe.triton_usage("nearest 1, int8, 64 x 128", 80)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", ["squared, fp32", "squared, fp64"])
+def test_values_are_not_fused_and_keep_denormals(compiled, name, capability):
+    ptx = compiled(name, capability).asm["ptx"]
+    assert "mul.f64" in ptx or "mul.rn.f64" in ptx
+    assert not re.search(r"fma\S*\.f64|\.ftz", ptx)
+
+
+def test_every_variant_has_a_name(compiled):
+    from biasgen.triton_kernels import ahead_of_time, nearest, within
+
+    names = ahead_of_time.kernels()
+    for kernel, tiles in (("nearest", nearest.TILES), ("within", within.TILES)):
+        for shapes in tiles.values():
+            for tile in shapes if isinstance(shapes, tuple) else (shapes,):
+                assert any(kernel in name and name.endswith(f"{tile.n} x {tile.m}") for name in names)
+
+
+def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeypatch):
+    from biasgen.triton_kernels import _tune
+    from biasgen.triton_kernels._tile import Slices, Tile
+
+    def rows(n, device):
+        high = torch.empty((n, 16), dtype=torch.int8, device="meta")
+        return Slices(Placed(high, device), None, torch.empty(n, device="meta"))
+
+    class Placed:   # a tensor that says it is on a device which this machine lacks
+        def __init__(self, tensor, device):
+            self.tensor, self.device, self.shape = tensor, torch.device(device), tensor.shape
+
+        def __len__(self):
+            return len(self.tensor)
+
+        def __getitem__(self, at):
+            return Placed(self.tensor[at], self.device)
+
+    tiles, tried = (Tile(1, 1), Tile(2, 2), Tile(3, 3)), []
+
+    def launch(query, reference, tile):
+        tried.append((len(query), len(reference), tile.n))
+
+    def do_bench(work, **_):
+        work()
+        return {1: 3.0, 2: 1.0, 3: 2.0}[tried[-1][2]]
+
+    monkeypatch.setattr(_tune, "do_bench", do_bench)
+    monkeypatch.setattr(_tune, "_chosen", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    large, small = 1 << 20, 1000
+    for n, m, device in ((large, small, "cuda:0"), (small, large, "cuda:0"), (large, large, "cpu")):
+        assert _tune.tile_for(("key",), tiles, rows(n, device), rows(m, device), launch) == tiles[0]
+    assert _tune.tile_for(("key",), tiles[2:], rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[2]
+    assert tried == []
+    for _ in range(2):
+        assert _tune.tile_for(("key",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[1]
+        assert tried == [(16_384, 65_536, n) for n in (1, 2, 3)]
+    _tune.tile_for(("key",), tiles, rows(large, "cuda:1"), rows(large, "cuda:1"), launch)
+    assert len(tried) == 6
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _tune.tile_for(("other",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[0]
+    assert len(tried) == 6
+
+
+def test_probe_says_why_it_cannot_run(triton, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert triton_backend.probe() == "no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device])
+    assert triton_backend.probe().startswith("a device has compute capability 7.5, whose int8 products Triton does not compile")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert triton_backend.probe() is None
+    monkeypatch.setitem(sys.modules, "biasgen.triton_kernels.nearest", None)
+    assert triton_backend.probe().startswith("triton cannot be imported (")
+
+
+def test_a_call_on_the_cpu_does_not_probe(monkeypatch):
+    """A probe may start CUDA, after which a forked worker could not use it."""
+    backends.load.cache_clear()
+    monkeypatch.setattr(triton_backend, "probe", lambda: pytest.fail("probed"))
+    arguments = {"device": "cpu", "dtype": "uint8", "distance": "hamming"}
+    assert backends.refusal("triton", "knn", **arguments) == "takes tensors on cuda, got cpu"
+    monkeypatch.undo()
+    backends.load.cache_clear()
