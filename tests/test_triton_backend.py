@@ -11,6 +11,7 @@ import torch
 
 from biasgen import _settings, backends
 from biasgen.backends import triton_backend
+from biasgen.ops._prepared import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,7 +58,7 @@ def test_the_probe_stops_at_a_spill(compiled, monkeypatch):
     probe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(probe)
     monkeypatch.setitem(probe.STACK, 80, -1)
-    with pytest.raises(SystemExit, match="^gpu_probe: nearest 1, int8, 64 x 128: 0 bytes of stack on sm_80, want -1 at most$"):
+    with pytest.raises(SystemExit, match=r"^gpu_probe: nearest 1, .*: 0 bytes of stack on sm_80, want -1 at most$"):
         probe.triton_usage("nearest 1, int8, 64 x 128", 80)
 
 
@@ -77,6 +78,49 @@ def test_every_variant_has_a_name(compiled):
         for shapes in tiles.values():
             for tile in shapes if isinstance(shapes, tuple) else (shapes,):
                 assert any(kernel in name and name.endswith(f"{tile.n} x {tile.m}") for name in names)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("features", [1, 2, 30])
+def test_limits_of_codes_hold_for_every_pair(triton, features, slices):
+    """The codes of a pair at distance d lie within `far` for d, and beyond `near` for less than d."""
+    from biasgen.backends._slices import coded
+
+    random = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(rows, features, generator=random, dtype=torch.float64) + 5 for rows in (150, 200))
+    x[0] = y[0]
+    reference = coded(prepare(y), slices)
+    query, residuals = reference.grid.encode(x)
+    apart = (whole(query)[:, None] - whole(reference.slices)).square().sum(-1)
+    distances = (x[:, None] - y).square().sum(-1).sqrt()
+    distances[0, 0] = 0
+    gaps = []
+    for j in (reference.multiplicity > 0).nonzero()[:, 0].tolist():
+        near, far = reference.limits(distances[:, j] * (1 - 1e-12), residuals)
+        assert (near < apart[:, j]).all()
+        assert (far >= apart[:, j])[distances[:, j] > 0].all()
+        assert (reference.limits(distances[:, j], residuals)[1] >= apart[:, j]).all()
+        gaps.append((far - near) / apart[:, j])
+    if features == 30:    # and they are no wider than the grid asks for
+        assert torch.cat(gaps).median() < (0.2 if slices == 1 else 0.2 / 256)
+
+
+def whole(slices):
+    return 256 * slices.high.long() + slices.low if slices.low is not None else slices.high.long()
+
+
+@pytest.mark.parametrize(
+    ("symbols", "length", "tokens", "width"), [(6, 16, False, 128), (64, 500, False, 32_000), (65, 2, True, 2), (64, 517, True, 517)]
+)
+def test_tokens_become_one_hot_rows_where_they_fit(triton, symbols, length, tokens, width):
+    from biasgen.backends._slices import integers
+
+    rows = torch.zeros(2, length, dtype=torch.uint8)
+    rows[1, 1] = symbols - 1
+    query, reference = integers(rows[:1], prepare(rows, "hamming"))
+    assert (query.tokens, reference.tokens) == (tokens, tokens)
+    assert reference.high.shape == (2, width)
+    assert reference.norms.tolist() == [length] * 2
 
 
 def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeypatch):

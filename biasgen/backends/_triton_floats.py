@@ -1,4 +1,4 @@
-"""Certified searches of float rows for the triton backend: int8 codes rule out what cannot be an answer, the rest gets its value to the bit.
+"""Certified searches of float rows for the triton backend: int8 codes rule out what can be no answer, the rest get their value to the bit.
 
 A first limit comes from the exact values of the rows that are nearest by their codes, in a sample of the reference; every row that the
 bound of the codes leaves within the limit is listed and valued, and (value, row) decides.

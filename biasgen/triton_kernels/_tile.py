@@ -7,7 +7,8 @@ import triton.language as tl
 
 _RESIDENT = 128  # features up to which a block of queries stays on the chip
 STEP = 64  # features of one step otherwise
-_DEPTH = tl.constexpr(32_768)  # products summed in int32 before they are added in int64: 2 * 128^2 * 32 768 < 2^31, two cross products of slices
+# Products summed in int32 before they are added in int64; two of slices have one sum: 2 * 128^2 * 32 768 < 2^31.
+_DEPTH = tl.constexpr(32_768)
 OPTIONS = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": False}
 
 
@@ -102,7 +103,7 @@ def keys(
     TWO: tl.constexpr, WIDE: tl.constexpr, TOKENS: tl.constexpr, RESIDENT: tl.constexpr,
     TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr,
 ):  # fmt: skip
-    """(TILE_N, TILE_M) |y|^2 - 2 x.y of queries i and rows j, exact: int64 if WIDE, else int32; the largest number for rows from stop on."""
+    """(TILE_N, TILE_M) |y|^2 - 2 x.y of queries i and rows j, exact: int64 if WIDE, else int32; the largest for rows from stop on."""
     zero = tl.zeros((TILE_N, TILE_M), tl.int32)
     inside = tl.minimum(j, stop - 1)
     x_at = tl.minimum(i, N - 1).to(tl.int64) * D

@@ -10,7 +10,10 @@ _QUERIES, _ROWS = 16_384, 65_536  # of the slice that is timed: a few millisecon
 _chosen: dict[tuple, Tile] = {}
 
 
-def tile_for(key: tuple, tiles: tuple[Tile, ...], query: Slices, reference: Slices, launch: Callable[[Slices, Slices, Tile], object]) -> Tile:
+Launch = Callable[[Slices, Slices, Tile], object]
+
+
+def tile_for(key: tuple, tiles: tuple[Tile, ...], query: Slices, reference: Slices, launch: Launch) -> Tile:
     """The tile with which launch(query, reference, tile) took least time, tried once in a process for each key and device.
 
     The first of `tiles` on the CPU (the interpreter), for less work than a trial takes, and while a graph is captured, where nothing may be

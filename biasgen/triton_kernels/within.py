@@ -8,7 +8,8 @@ import triton.language as tl
 
 from biasgen.triton_kernels._tile import Slices, Tile, keys, operands, queries, shape
 
-TILES = {(False, False): Tile(64, 128), (True, False): Tile(64, 128), (False, True): Tile(64, 64), (True, True): Tile(32, 64)}  # (LIST, large)
+# By LIST, and whether a key takes much: int64, or tokens.
+TILES = {(False, False): Tile(64, 128), (True, False): Tile(64, 128), (False, True): Tile(64, 64), (True, True): Tile(32, 64)}
 _COUNTS = 1 << 24  # counts kept of a block of queries: 64 MiB
 
 

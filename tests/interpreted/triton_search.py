@@ -30,7 +30,8 @@ def assert_search_equals_oracle(query, reference, distance, ks=(1, 5)):
         k = min(k, len(reference))
         found = knn(x, y, k, distance=distance, backend="triton")
         assert found.stats["backend"] == "triton"
-        for actual, wanted in zip((found.distances, found.indices, found.tie_counts), oracle.knn(query, reference, k, distance), strict=True):
+        right = oracle.knn(query, reference, k, distance)
+        for actual, wanted in zip((found.distances, found.indices, found.tie_counts), right, strict=True):
             assert str(actual.dtype) == f"torch.{wanted.dtype}"
             np.testing.assert_array_equal(actual.cpu().numpy(), wanted)
     credit = nearest_credit(x, y, distance=distance, backend="triton")
@@ -39,17 +40,17 @@ def assert_search_equals_oracle(query, reference, distance, ks=(1, 5)):
 
 @pytest.mark.parametrize(
     ("features", "two", "depth", "k"),
-    [(1, False, None, 1), (100, False, None, 16), (140, False, None, 64), (300, False, 128, 3), (20, True, None, 3), (300, True, 128, 64)],
+    [(1, False, None, 1), (3, False, None, 16), (140, False, None, 64), (300, False, 128, 3), (20, True, None, 3), (300, True, 128, 64)],
 )
 def test_kernels(monkeypatch, features, two, depth, k):
     """Against all distances in int64: ties, multiplicities, shares, sizes off by one from a tile, rows of multiplicity 0, slices, depth."""
-    monkeypatch.setattr(nearest, "_SHARE", 64)
+    monkeypatch.setattr(nearest, "_SHARE", 200)    # two shares of at least two tiles
     monkeypatch.setattr(within, "_COUNTS", 140)
     if depth:
         monkeypatch.setattr(_tile, "_DEPTH", type(_tile._DEPTH)(depth))
     random = torch.Generator().manual_seed(features)
     largest = (127 * 257 if features > 100 else 300) if two else 127 if features > 100 else 1
-    for n, m in ((1, 1), (3, 129), (65, 255)):
+    for n, m in ((1, 1), (3, 129), (33 if two else 65, 390)):    # off by one from a tile
         m = max(m, k)
         x, y = (torch.randint(-largest - 1, largest + 1, (rows, features), generator=random) for rows in (n, m))
         y[m // 2 :: 2] = y[0].clone()
@@ -110,8 +111,8 @@ def test_integers(distance, features, symbols, sizes, ks):
 
 
 def test_beyond_int32():
-    """33026 squares of 255 no longer fit in int32, and beyond 32768 features the depth is split."""
-    reference = np.zeros((3, 33_026), np.uint8)
+    """Neither the distance nor the key of 50 001 differences of 255 fits in int32; the depth is split."""
+    reference = np.zeros((3, 50_001), np.uint8)
     reference[1] = 255
     reference[2, 0] = 1
     found = knn(*on_device(255 - reference[:2], reference), 3, backend="triton")
@@ -187,6 +188,19 @@ def test_pairs_in_runs_are_the_same():
     np.testing.assert_array_equal(whole.indices.cpu(), oracle.knn(query, reference, 4, "sqeuclidean")[1])
 
 
+def test_an_outlying_row_ties_with_another():
+    reference = np.zeros((60, 2), np.float32)
+    reference[1:, 1] = np.arange(59) / 100
+    reference[0] = 100, 0    # off the grid; as far from (50, 0) as row 1
+    query = np.array([[50, 0], [50, 0.07]], np.float32)
+    assert_search_equals_oracle(query, reference, "sqeuclidean", (1, 2, 3))
+    prepared = prepare(on_device(reference)[0])
+    near = torch.tensor([2500.0, 2500.0], dtype=torch.float64, device=DEVICE)
+    rows = triton_backend.rows_within(on_device(query)[0], prepared, near, torch.tensor([0, 2, 3]))
+    assert rows.tolist() == [0, 1, 8]
+    assert _slices.coded(prepared, 1).outlying.tolist() == [0]
+
+
 @pytest.mark.parametrize("distance", ["sqeuclidean", "euclidean", "hamming", "cosine"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_range_count(distance, dtype):
@@ -197,7 +211,7 @@ def test_range_count(distance, dtype):
     table = oracle.distances(query, reference, distance)
     x, y = on_device(query, reference)
     prepared = prepare(y, distance)
-    for radius in [-1.0, 0.0, *np.unique(table)[::97].tolist(), np.inf]:    # equal to a distance: <= counts it
+    for radius in [-1.0, 0.0, 0.9, *np.unique(table)[::97].tolist(), np.inf]:    # equal to a distance: <= counts it
         limits = torch.full((6,), radius, dtype=torch.float64, device=DEVICE)
         found = triton_backend.range_count(query_of(x, prepared), prepared, limits)
         np.testing.assert_array_equal(found.cpu().numpy(), (table <= radius).sum(1))
