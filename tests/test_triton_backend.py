@@ -102,7 +102,7 @@ def test_limits_of_codes_hold_for_every_pair(triton, features, slices):
         assert (reference.limits(distances[:, j], residuals)[1] >= apart[:, j]).all()
         gaps.append((far - near) / apart[:, j])
     if features == 30:    # and they are no wider than the grid asks for
-        assert torch.cat(gaps).median() < (0.2 if slices == 1 else 0.2 / 256)
+        assert torch.cat(gaps).median() < (0.2 if slices == 1 else 0.4 / 256)
 
 
 def whole(slices):

@@ -36,13 +36,13 @@ def encode(native, isa: str, rows: np.ndarray) -> Codes:
     """rows (U, F) float32 or float64, contiguous. Takes U (F + 8) bytes."""
     sample = rows[:: -(-len(rows) // _SAMPLE)].astype(np.float64)
     center = np.median(sample, 0)
-    unit = grid_unit(sample - center)
+    unit = _unit(sample - center)
     codes, residuals = native.encode(isa, rows, center, unit)
     usual = 2 * float(np.quantile(residuals, 0.9))
     return Codes(rows, center, unit, codes, residuals, usual, np.flatnonzero(residuals > usual))
 
 
-def grid_unit(deviations: np.ndarray) -> float:
+def _unit(deviations: np.ndarray) -> float:
     """The step that leaves the least rest in most of the rows (n, F)."""
     best = math.inf, _SMALLEST_UNIT
     for span in np.quantile(np.abs(deviations), _SPANS):

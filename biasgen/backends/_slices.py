@@ -11,6 +11,10 @@ MAX_FEATURES = 33_025  # positions times symbols up to which tokens become one-h
 MAX_SYMBOLS = 64  # beyond, comparing position by position takes fewer operations (counted on paper: docs/gpu.md)
 MAX_ROWS = 2**31 - 2**16  # row numbers, and those of a block beyond the last, are int32
 _SAMPLE = 512  # rows, evenly spaced, that choose the grid
+_LARGEST = {1: 127, 2: 127 * 257}  # code, by slices
+# By which values may exceed those of the sample: of 1, 1.25 and 1.5 the second left the fewest pairs open (docs/gpu.md); two slices have
+# precision to spare.
+_MARGIN = {1: 1.25, 2: 4.0}
 _ROWS = 8192  # rows widened at a time
 
 
@@ -79,7 +83,8 @@ class Grid:
         """
         D = rows.shape[1]
         deviation = rows - self.center
-        code = (deviation / self.unit).round_().clamp_(*((-128, 127) if self.slices == 1 else (-128 * 257, 127 * 257)))
+        largest = _LARGEST[self.slices]
+        code = (deviation / self.unit).round_().clamp_(-largest, largest)
         rest = deviation.sub_(code * self.unit)
         residuals = square_root(rest.square_().sum(1)) * (1 + (D + 32) * 2.0**-52) + D**0.5 * self.unit * 2.0**-36
         code = code.int()
@@ -124,8 +129,7 @@ def _encode(prepared, slices):
     rows, distance = prepared.rows, prepared.distance
     sample = points(rows[:: -(-len(rows) // _SAMPLE)], distance)
     center = sample.median(0).values
-    unit = _codes.grid_unit((sample - center).cpu().numpy())
-    grid = Grid(center, unit if slices == 1 else unit / 256, slices)
+    grid = Grid(center, _unit(sample - center, slices), slices)
     parts, residuals, zero = [], [], []
     for part in rows.split(_ROWS):
         part = points(part, distance)
@@ -135,8 +139,7 @@ def _encode(prepared, slices):
         parts.append(encoded)
         residuals.append(residual)
     residuals = torch.cat(residuals)
-    usual = 2 * residuals.sort().values[9 * (len(rows) - 1) // 10]
-    outlying = residuals > usual
+    outlying = residuals > 2 * residuals.sort().values[9 * (len(rows) - 1) // 10]
     if zero:
         outlying |= torch.cat(zero)
     whole = Slices(
@@ -144,4 +147,11 @@ def _encode(prepared, slices):
         None if slices == 1 else torch.cat([part.low for part in parts]),
         torch.cat([part.norms for part in parts]),
     )
-    return Coded(grid, whole, torch.where(outlying, 0, multiplicity(prepared)), usual, outlying.nonzero()[:, 0])
+    times, residual = torch.where(outlying, 0, multiplicity(prepared)), torch.where(outlying, 0, residuals).amax()
+    return Coded(grid, whole, times, residual, outlying.nonzero()[:, 0])
+
+
+def _unit(deviations, slices):
+    """The step of a grid that holds points (n, D) about its center, but for outliers: a value cut off would be the largest rest by far."""
+    largest = deviations.abs().amax(1).quantile(0.95)
+    return max(_codes._rounded(float(_MARGIN[slices] * largest / _LARGEST[slices])), _codes._SMALLEST_UNIT)
