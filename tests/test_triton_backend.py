@@ -74,10 +74,12 @@ def test_every_variant_has_a_name(compiled):
     from biasgen.triton_kernels import ahead_of_time, nearest, within
 
     names = ahead_of_time.kernels()
-    for kernel, tiles in (("nearest", nearest.TILES), ("within", within.TILES)):
-        for shapes in tiles.values():
-            for tile in shapes if isinstance(shapes, tuple) else (shapes,):
-                assert any(kernel in name and name.endswith(f"{tile.n} x {tile.m}") for name in names)
+    shapes = [(f"nearest {kept}, ", large, tile) for (kept, large), tiles in nearest.TILES.items() for tile in tiles]
+    shapes += [("list within, " if listing else "count within, ", large, tile) for (listing, large), tile in within.TILES.items()]
+    for start, large, tile in shapes:
+        fitting = [name for name in names if name.startswith(start) and name.endswith(f"{tile.n} x {tile.m}")]
+        rows = {name.removeprefix(start).rsplit(", ", 1)[0] for name in fitting}
+        assert rows >= ({"two slices", "two slices, D <= 128", "tokens"} if large else {"int8", "int8, D <= 128"})
 
 
 @pytest.mark.parametrize("slices", [1, 2])
