@@ -17,7 +17,7 @@ help:
 	@echo "make lint       ruff, clang-format, codespell"
 	@echo "make bench      kernels against what an expert would write, with the gates asserted (ARGS=--smoke: small sizes, no gates)"
 	@echo "make figures    the studies of size, power and peers, about an hour: docs/studies"
-	@echo "make sanitize   the native kernels under ASan and UBSan"
+	@echo "make sanitize   the native kernels under ASan, UBSan and valgrind; what their objects show the linker"
 	@echo "make gpu-probe  GPU kernels: on a GPU measured, elsewhere compiled, interpreted and run on a host shim"
 	@echo "make clean      remove what the others made"
 

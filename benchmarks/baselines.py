@@ -19,12 +19,16 @@ def uint8_matmul(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return nearest.numpy()
 
 
-def faiss_flat(reference: np.ndarray):
-    """faiss's exhaustive search of float32 rows, or of rows of bits (uint8: one-hot tokens packed by eight), on one thread."""
+def faiss_flat(reference: np.ndarray, inner_product: bool = False):
+    """faiss's exhaustive search of float32 rows, or of rows of bits (uint8: one-hot tokens packed by eight), on one thread.
+
+    inner_product: by the largest product, of rows at length 1 the smallest cosine distance, instead of the smallest squared distance.
+    """
     import faiss  # not at the top: benchmarks without it need no faiss
 
     faiss.omp_set_num_threads(1)
-    index = faiss.IndexBinaryFlat(8 * reference.shape[1]) if reference.dtype == np.uint8 else faiss.IndexFlatL2(reference.shape[1])
+    flat = faiss.IndexFlatIP if inner_product else faiss.IndexFlatL2
+    index = faiss.IndexBinaryFlat(8 * reference.shape[1]) if reference.dtype == np.uint8 else flat(reference.shape[1])
     index.add(reference)
     return index
 
@@ -59,3 +63,23 @@ def linear_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torc
         down = down / down.amax(-1, keepdim=True)
     marginals = down * up[0]
     return marginals / marginals.sum(-1, keepdim=True)
+
+
+def softmax_denoiser(
+    x: torch.Tensor, rows: torch.Tensor, norms: torch.Tensor, scale: float, sigma: float, chunk: int = 1024
+) -> torch.Tensor:
+    """x0_hat (B, D) of the empirical denoiser in float32: two products a chunk of rows, an online maximum; norms: |row|^2, kept.
+
+    The constant of a query drops out of the softmax. 1024 rows a chunk was the best of 512 .. 20000 on the machine of docs/benchmarks.md.
+    """
+    query, half = x * (scale / sigma**2), norms * (scale**2 / (2 * sigma**2))
+    top = torch.full((len(x), 1), -torch.inf)
+    total, sums = torch.zeros_like(top), torch.zeros_like(x)
+    for y, h in zip(rows.split(chunk), half.split(chunk), strict=True):
+        logits = torch.addmm(-h, query, y.T)
+        higher = torch.maximum(top, logits.amax(1, keepdim=True))
+        weights, kept = logits.sub_(higher).exp_(), (top - higher).exp_()
+        total = total * kept + weights.sum(1, keepdim=True)
+        sums.mul_(kept).addmm_(weights, y)
+        top = higher
+    return sums / total

@@ -1,14 +1,18 @@
 """Nearest neighbours against what an expert would write, faiss, and the machine's own peak. The gates are in docs/benchmarks.md."""
 import numpy as np
 import pytest
+import torch
 
 import biasgen
 from benchmarks import baselines, harness, peak
 
 HAMMING_GATES = {"NumPy loop": 350.0, "faiss": 45.0}
+LONG_GATES = {6: 140.0, 256: 33.0, 50_000: 0.0}  # L = 1024, by symbols: 0.7 of the prototype, which took at most 256
 UINT8_GATES = {3072: 3.0, 64: 3.5}  # against faiss, whose float32 products are not exact on near-copies
-PEAK_GATE, TOP_16_GATE = 0.80, 1 / 1.05
+PEAK_GATE, HAMMING_PEAK_GATE, TOP_16_GATE = 0.80, 0.6, 1 / 1.05
 FLOAT_GATES = {"image-like": 2.5, "iid normal": 0.8}
+TORCH_GATES = {"uint8": 8.0, "image-like": 2.0, "iid normal": 1.1}  # 0.7 of what was measured first
+COSINE_GATES = {"image-like": 1.7, "iid normal": 2.5}  # 0.7 of what was measured first
 
 
 @pytest.mark.parametrize("baseline", ["NumPy loop", "faiss"])
@@ -32,6 +36,37 @@ def test_hamming(smoke, benchmark, baseline):
     print(f"\n{result}")
     benchmark.pedantic(train.knn, (query,), rounds=3)
     assert smoke or result.ratio >= HAMMING_GATES[baseline]
+
+
+def test_hamming_against_the_peak(smoke):
+    if peak.library() is None:
+        pytest.skip("no AVX-512 or no compiler")
+    n, m = (50, 500) if smoke else (4000, 1_000_000)
+    grammar = biasgen.TreeGrammar.random()
+    query, train = grammar.sample(n, seed=0), biasgen.TrainingSet(grammar.sample(m, seed=1))
+    np.testing.assert_array_equal(train.knn(query[:5]).distances[:, 0], baselines.hamming_loop(query[:5], train.rows))
+    result = harness.compare(
+        harness.Side(f"hamming top-1, {n} x {m}, L=16 q=6, distinct pairs", lambda: train.knn(query), n * train.distinct),
+        harness.Side("its instructions, registers only", peak.token_pairs, 12 * 32 * peak.ROUNDS // 4),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    assert smoke or result.ratio >= HAMMING_PEAK_GATE
+@pytest.mark.parametrize("symbols", LONG_GATES)
+def test_long_sequences(smoke, symbols):
+    n, m, L = (50, 500, 64) if smoke else (1000, 5000, 1024)
+    rng = np.random.default_rng(0)
+    query, reference = (rng.integers(0, symbols, (rows, L)).astype(np.uint8 if symbols <= 256 else np.uint16) for rows in (n, m))
+    train = biasgen.TrainingSet(reference, "hamming")
+    slice_ = query[: max(1, n // 100)]  # the loop takes seconds on all of them: time per query is compared
+    np.testing.assert_array_equal(train.knn(slice_).distances[:, 0], baselines.hamming_loop(slice_, reference))
+    result = harness.compare(
+        harness.Side(f"hamming top-1, {n} x {m}, L={L} q={symbols}, pairs", lambda: train.knn(query), n * m),
+        harness.Side("NumPy loop", lambda: baselines.hamming_loop(slice_, reference), len(slice_) * m),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    assert smoke or result.ratio >= LONG_GATES[symbols]
 
 
 @pytest.fixture(scope="module", params=[(2000, 50_000, 3072, 512, 64), (20_000, 20_000, 64, 20_000, 2000)], ids=["D=3072", "D=64"])
@@ -108,6 +143,48 @@ def test_floats_against_faiss(smoke, benchmark, data):
     print(f"\n{result}")
     benchmark.pedantic(train.knn, (slice_,), rounds=3)
     assert smoke or result.ratio >= FLOAT_GATES[data]
+
+
+@pytest.mark.parametrize("data", COSINE_GATES)
+def test_cosine_against_faiss(smoke, data):
+    pytest.importorskip("faiss")
+    n, m, D, theirs = (20, 200, 64, 20) if smoke else (1000, 20_000, 3072, 64)
+    query, reference = np.split(_float_rows(data, n + m, D), [n])
+    slice_ = query[:200]
+    train = biasgen.TrainingSet(reference, "cosine")
+    found = train.knn(slice_)
+    unit_query, unit_reference = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query[:theirs], reference))
+    index = baselines.faiss_flat(unit_reference, inner_product=True)
+    products = (unit_query.astype(np.float64) * unit_reference[index.search(unit_query, 1)[1][:, 0]]).sum(1)
+    assert (found.distances[:theirs, 0] <= 1 - products + 1e-6).all()  # rows at length 1 are rounded to float32 there
+    result = harness.compare(
+        harness.Side(f"float32 {data} cosine top-1, {n} x {m}, D={D}, pairs", lambda: train.knn(slice_), len(slice_) * m),
+        harness.Side("faiss IndexFlatIP, normalized", lambda: index.search(unit_query, 1), len(unit_query) * m),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    assert smoke or result.ratio >= COSINE_GATES[data]
+
+
+@pytest.mark.parametrize("data", TORCH_GATES)
+def test_torch_backend(smoke, data):
+    """Its screens of int8 products against a float64 product, the exact way of plain torch."""
+    n, m, D, few = (20, 200, 64, 20) if smoke else (1000, 4000, 3072, 64)
+    if data == "uint8":
+        query, reference = np.split(np.random.default_rng(0).integers(0, 256, (n + m, D), dtype=np.uint8), [n])
+    else:
+        query, reference = np.split(_float_rows(data, n + m, D), [n])
+    train = biasgen.TrainingSet(reference)
+    x, y = (torch.from_numpy(rows).double() for rows in (query[:few], reference))
+    y_y = y.square().sum(1)
+    result = harness.compare(
+        harness.Side(f"torch backend, {data} top-1, {n} x {m}, D={D}, pairs", lambda: train.knn(query, backend="torch"), n * m),
+        harness.Side("torch float64 y2 - 2xy, min", lambda: (y_y - 2 * (x @ y.T)).min(1), few * m),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    np.testing.assert_array_equal(train.knn(query, backend="torch").indices[:few, 0], (y_y - 2 * (x @ y.T)).min(1).indices)
+    assert smoke or result.ratio >= TORCH_GATES[data]
 
 
 def _float_rows(data, rows, D):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 import biasgen
@@ -71,14 +72,32 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores; biasgen {biasgen.__version__}, torch {torch.__version__}, one thread, CPU time"
 
 
+def cpu_seconds(run: Callable[[], object], n: int = 1) -> float:
+    """Process CPU time of n runs, without the garbage collector."""
+    gc.disable()
+    try:
+        start = time.process_time()
+        for _ in range(n):
+            run()
+        return time.process_time() - start
+    finally:
+        gc.enable()
+
+
+def least_seconds(calls: list[Callable[[], object]], rounds: int, shortest: float) -> np.ndarray:
+    """CPU seconds of each call, the least of `rounds` in turn, each repeated for `shortest` seconds."""
+    repeats = [_repeats(call, shortest) for call in calls]
+    return np.min([[cpu_seconds(call, n) / n for call, n in zip(calls, repeats, strict=True)] for _ in range(rounds)], axis=0)
+
+
 def _compare(ours: Side, baseline: Side, rounds: int, shortest: float) -> Comparison:
     sides = (ours, baseline, ours)
-    repeats = [_repeats(side, shortest) for side in (ours, baseline)]
+    repeats = [_repeats(side.run, shortest) for side in (ours, baseline)]
     repeats.append(repeats[0])
     times: list[list[float]] = [[], [], []]
     for _ in range(rounds):
         for side, n, seconds in zip(sides, repeats, times, strict=True):
-            seconds.append(_seconds(side, n) / n)
+            seconds.append(cpu_seconds(side.run, n) / n)
     best = [min(seconds) for seconds in times]
     return Comparison(
         ours,
@@ -91,18 +110,6 @@ def _compare(ours: Side, baseline: Side, rounds: int, shortest: float) -> Compar
     )
 
 
-def _repeats(side: Side, shortest: float) -> int:
-    side.run()   # warm
-    once = max(_seconds(side, 1), 1e-6)
-    return max(1, round(shortest / once + 0.5))
-
-
-def _seconds(side: Side, n: int) -> float:
-    gc.disable()
-    try:
-        start = time.process_time()
-        for _ in range(n):
-            side.run()
-        return time.process_time() - start
-    finally:
-        gc.enable()
+def _repeats(run: Callable[[], object], shortest: float) -> int:
+    run()   # warm
+    return max(1, round(shortest / max(cpu_seconds(run), 1e-6) + 0.5))

@@ -1,4 +1,4 @@
-"""Loads peak.cpp: what one core can do at most of one instruction, measured beside the kernels that are made of it."""
+"""Loads peak.cpp: what one core can do at most of a few instructions, measured beside the kernels that are made of them."""
 import ctypes
 import shutil
 import subprocess
@@ -25,3 +25,8 @@ def library() -> ctypes.CDLL | None:
 def byte_products(rounds: int = ROUNDS) -> None:
     """12 * 128 operations (64 multiplications and additions each) a round."""
     library().byte_products(ctypes.c_int64(rounds))
+
+
+def token_pairs(rounds: int = ROUNDS // 4) -> None:
+    """12 * 32 pairs of rows of 16 symbols of 3 bits a round, of five instructions for 32."""
+    library().token_pairs(ctypes.c_int64(rounds))

@@ -2,7 +2,9 @@
 from dataclasses import dataclass
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-TOKENS = ("uint8", "int8", "int16", "int32", "int64")
+TOKENS = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
+LARGEST_TOKEN = 65_535
+"""Tokens are 0 .. this in every element type: two bytes, at most 16 bit planes."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Distance:
 DISTANCES = {
     d.name: d
     for d in (
-        Distance("hamming", "integer tokens 0..255", TOKENS, integer=True, ordered_by="hamming"),
+        Distance("hamming", f"integer tokens 0..{LARGEST_TOKEN}", TOKENS, integer=True, ordered_by="hamming"),
         Distance("sqeuclidean", "uint8 or float rows", ("uint8", *FLOATS), integer=True, ordered_by="sqeuclidean"),
         Distance("euclidean", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="sqeuclidean"),
         Distance("cosine", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="cosine"),

@@ -44,6 +44,17 @@ class TreePosterior:
 
 
 @dataclass(frozen=True)
+class Denoised:
+    """Where a noised point came from. x0_hat (B, ...); log_density (B,) float64 in nats; effective_sample_size (B,) float64: one over the
+    sum of the squared posterior probabilities of the rows, 1 .. M; dropped (B,) float64: probability of the rows left out, at most."""
+
+    x0_hat: Any
+    log_density: Any
+    effective_sample_size: Any
+    dropped: Any
+
+
+@dataclass(frozen=True)
 class Null:
     """What the number would be without bias: mean and 95 % quantile, and how they were found."""
 

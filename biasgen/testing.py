@@ -51,12 +51,13 @@ def assert_posterior_close(actual: Any, expected: Any) -> None:
 
 
 def assert_denoised_close(actual: Any, expected: Any, rows: Any) -> None:
-    """AssertionError unless `actual` (x0_hat (B, ...), log_density (B,)) keeps the promise of empirical_denoise against `expected`.
+    """AssertionError unless `actual` (Denoised, or x0_hat (B, ...), log_density (B,)) keeps the promise of empirical_denoise.
 
-    expected: the same in float64. rows (M, ...): the data, for their range. x0_hat may be float32. The message names the worst query.
+    expected: the same, right to float64. rows (M, ...): the data, for their range. x0_hat may be float32. The message names the worst
+    query.
     """
-    got, got_density = (np.asarray(x) for x in actual)
-    x0_hat, density = (np.asarray(x) for x in expected)
+    pairs = [pair if isinstance(pair, tuple | list) else (pair.x0_hat, pair.log_density) for pair in (actual, expected)]
+    (got, got_density), (x0_hat, density) = ([np.asarray(x) for x in pair] for pair in pairs)
     assert got_density.dtype == np.float64, f"log_density: want float64, got {got_density.dtype}"
     assert got.shape == x0_hat.shape, f"x0_hat: want shape {x0_hat.shape}, got {got.shape}"
     assert got_density.shape == density.shape, f"log_density: want shape {density.shape}, got {got_density.shape}"

@@ -14,7 +14,7 @@ from biasgen.testing import assert_posterior_close
 # Hamming: queries come in groups of 4, reference rows in tiles of 256 (L <= 16) or 64. Sqeuclidean: tiles of 8 x 48 (AVX-512), 4 x 24
 # (AVX2), 4 x 12.
 SIZES = [(1, 1), (2, 9), (3, 31), (4, 33), (7, 47), (8, 48), (9, 49), (5, 63), (4, 64), (17, 65), (3, 255), (5, 256), (9, 257)]
-TOKEN_DTYPES = ("uint8", "int8", "int16", "int32", "int64")
+TOKEN_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "int64")
 
 
 def assert_search_equals_oracle(query, reference, distance, backend, ks=(1, 7)):
@@ -56,6 +56,47 @@ def test_hamming_with_every_number_of_bits(implementation, length, symbols):
     assert_search_equals_oracle(255 - query, reference, "hamming", implementation)   # more bits in the query than in the reference
 
 
+@pytest.mark.parametrize("symbols", [257, 512, 4096, 4097, 32_768, 32_769, 65_536])
+@pytest.mark.parametrize("length", [7, 100])
+def test_hamming_of_big_alphabets(implementation, length, symbols):
+    """Every symbol differs from its neighbor in one bit, among others the highest; one side may fit in a byte."""
+    dtype = "int16" if symbols <= 32_768 else ("uint16", "int64")[length % 2]
+    query, reference = random_rows(symbols, (5, 70), length, symbols, dtype)
+    reference[:5] = query ^ (1 << np.arange(5)[:, None] * 3 % (symbols - 1).bit_length())
+    query[0, 0] = reference[9, 3] = symbols - 1
+    small = (query % 256).astype("uint8")
+    reference[20:25] = small
+    reference[25:30] = small.astype(dtype) + (256 if symbols >= 512 else 0)
+    for one in (query, small):
+        assert_search_equals_oracle(one, reference, "hamming", implementation)
+        assert_search_equals_oracle(reference, one, "hamming", implementation, ks=(1, 5))
+
+
+@pytest.mark.parametrize("length", [4096, 4097, 32_768, 70_000])
+@pytest.mark.parametrize("symbols", [6, 65_536])
+def test_hamming_of_long_sequences(implementation, length, symbols):
+    """Counts have 64 bits: beyond 32767 and 65535 differences, too."""
+    query, reference = random_rows(length, (3, 12), length, symbols, "uint16")
+    reference[5] = query[1]
+    reference[5, -1] ^= 1
+    reference[6:8] = (query[2].astype(int) + 1) % symbols
+    assert_search_equals_oracle(query, reference, "hamming", implementation, ks=(1, 12))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.int32, torch.int64])
+def test_tensors_of_big_tokens(implementation, dtype):
+    query, reference = random_rows(0, (6, 40), 9, 65_536, "int64")
+    reference[::4] = query[2]
+    tensors = [torch.from_numpy(rows).to(dtype) for rows in (query, reference)]
+    for one in (tensors[0], tensors[0].reshape(6, 3, 3).transpose(1, 2)):
+        plain = one.long().numpy()
+        other = tensors[1].reshape(40, *one.shape[1:])
+        found = knn(one, other, 3, distance="hamming", backend=implementation)
+        expected = oracle.knn(plain, other.long(), 3, "hamming")
+        for values, wanted in zip((found.distances, found.indices, found.tie_counts), expected, strict=True):
+            np.testing.assert_array_equal(values.numpy(), wanted)
+
+
 @pytest.mark.parametrize("features", [1, 3, 16, 17, 64, 3072])
 def test_sqeuclidean(implementation, features):
     for seed, sizes in enumerate(SIZES):
@@ -63,12 +104,14 @@ def test_sqeuclidean(implementation, features):
         assert_search_equals_oracle(query, reference, "sqeuclidean", implementation)
 
 
-@pytest.mark.parametrize("features", [32768, 32769, 70001])
+@pytest.mark.parametrize("features", [32768, 32769, 33_025, 33_026, 70_000])
 def test_sqeuclidean_beyond_int32(implementation, features):
-    """70001 squares of 255 are 4.6e9; 33026 of them no longer fit in int32."""
+    """70000 squares of 255 are 4.6e9; 33026 of them no longer fit in int32."""
     reference = np.zeros((3, features), np.uint8)
     reference[1] = 255
     reference[2, 0] = 1
+    found = knn(reference[:2], reference[1::-1], 2, distance="sqeuclidean", backend=implementation)
+    assert found.distances.tolist() == [[0, 255**2 * features]] * 2
     assert_search_equals_oracle(255 - reference, reference, "sqeuclidean", implementation, ks=(1, 3))
 
 

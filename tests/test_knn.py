@@ -1,4 +1,4 @@
-"""knn and nearest_credit: what must not matter (order, split, threads, blocks), and errors."""
+"""knn and nearest_credit: memory, duplicates, expansion, errors; what must not matter is in test_promise.py."""
 from unittest import mock
 
 import numpy as np
@@ -12,7 +12,6 @@ import biasgen
 from biasgen import _settings, backends
 from biasgen.backends import cpu_backend, torch_backend
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops import nearest_credit as credit_module
 from biasgen.ops._prepared import prepare
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
@@ -37,40 +36,6 @@ def problems(draw):
 def assert_same(one, other):
     for name in ("distances", "indices", "tie_counts"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@settings(deadline=None, max_examples=60)
-@given(problem=problems(), data=st.data())
-def test_order_and_split_of_the_queries(backend, problem, data):
-    query, reference, k, distance = problem
-    whole = knn(query, reference, k, distance=distance, backend=backend)
-    expected = oracle.knn(query, reference, k, distance)
-    for actual, wanted in zip((whole.distances, whole.indices, whole.tie_counts), expected, strict=True):
-        np.testing.assert_array_equal(actual, wanted)
-    order = data.draw(st.permutations(range(len(query))))
-    shuffled = knn(query[order], reference, k, distance=distance, backend=backend)
-    np.testing.assert_array_equal(shuffled.indices, whole.indices[order])
-    cut = data.draw(st.integers(0, len(query) - 1))
-    part = knn(query[cut:], reference, k, distance=distance, backend=backend)
-    np.testing.assert_array_equal(part.indices, whole.indices[cut:])
-    np.testing.assert_array_equal(part.tie_counts, whole.tie_counts[cut:])
-
-
-@NATIVE
-@settings(deadline=None, max_examples=40)
-@given(problem=problems(), threads=st.integers(1, 4), block=st.integers(1, 20))
-def test_threads_and_blocks(problem, threads, block):
-    query, reference, k, distance = problem
-    expected = knn(query, reference, k, distance=distance, backend="cpu")
-    credit = nearest_credit(query, reference, distance=distance, backend="cpu")
-    with (
-        mock.patch.object(_settings, "_num_threads", threads),
-        mock.patch.object(cpu_backend, "QUERY_BLOCK", dict.fromkeys(cpu_backend.QUERY_BLOCK, block)),
-        mock.patch.object(credit_module, "_PAIRS", block),
-    ):
-        assert_same(knn(query, reference, k, distance=distance, backend="cpu"), expected)
-        np.testing.assert_array_equal(nearest_credit(query, reference, distance=distance, backend="cpu").weights, credit.weights)
 
 
 @settings(deadline=None, max_examples=40)
@@ -138,7 +103,7 @@ def test_default_distance_and_stats():
     pixels = tokens.astype(np.uint8)
     assert knn(pixels, pixels[:1]).distances.tolist() == [[0], [25]]
     found = biasgen.knn(tokens, tokens[[0, 0, 1]], backend="torch")
-    assert found.stats == {"backend": "torch", "isa": None, "distinct": 2}
+    assert found.stats == {"backend": "torch", "isa": None, "device": "cpu", "distinct": 2}
     assert found.tie_counts.tolist() == [2, 1]
 
 
@@ -146,6 +111,12 @@ def test_read_only_and_foreign_byte_order():
     rows = np.arange(12, dtype=">i4").reshape(4, 3)
     rows.flags.writeable = False
     np.testing.assert_array_equal(knn(rows, rows).indices[:, 0], range(4))
+
+
+def test_one_row_backwards():
+    """Contiguous to NumPy, for whom the stride of a single row is nothing; torch refuses it."""
+    rows = np.arange(6.0).reshape(1, 6)[::-1]
+    assert knn(rows, rows[::-1]).distances.tolist() == [[0]]
 
 
 ROWS = np.zeros((4, 3), np.int64)
@@ -166,9 +137,12 @@ ROWS = np.zeros((4, 3), np.int64)
         (ROWS[0], ROWS, {}, ValueError, r"query: want .*shape \(rows, ...\).*\(3,\)"),
         (ROWS[:, :2], ROWS, {}, ValueError, r"query: want rows of shape \(3,\) as in the reference, got \(2,\)"),
         (np.zeros((2, 3, 1), int), ROWS, {}, ValueError, r"query: want rows of shape \(3,\).*got \(3, 1\)"),
-        (np.where(np.arange(4)[:, None] == 2, -1, ROWS), ROWS, {}, ValueError, r"query: want tokens in 0..255, got -1 in row 2"),
-        (ROWS, ROWS + 256, {}, ValueError, r"reference: want tokens in 0..255, got 256 in row 0"),
-        (ROWS.astype(np.int8) - 1, ROWS, {}, ValueError, r"query: want tokens in 0..255, got -1 in row 0"),
+        (np.where(np.arange(4)[:, None] == 2, -1, ROWS), ROWS, {}, ValueError, r"query: want tokens in 0..65535, got -1 in row 2"),
+        (ROWS, np.diag([0, 0, 65_536]), {}, ValueError, r"reference: want tokens in 0..65535, got 65536 in row 2"),
+        (ROWS, ROWS.astype(np.uint32) - np.uint32(1), {}, ValueError, r"reference: want tokens in 0..65535, got 4294967295 in row 0"),
+        (ROWS, ROWS + 2**40, {}, ValueError, r"reference: want tokens in 0..65535, got 1099511627776 in row 0"),
+        (ROWS.astype(np.uint64), ROWS, {}, ValueError, r"query: hamming takes integer tokens 0..65535 .*, got uint64"),
+        (ROWS.astype(np.int8) - 1, ROWS, {}, ValueError, r"query: want tokens in 0..65535, got -1 in row 0"),
         (ROWS, ROWS, {"distance": "l2"}, ValueError, r"distance: unknown 'l2'; known: hamming, sqeuclidean, .*say 'sqeuclidean'"),
         (ROWS, ROWS, {"distance": "l1"}, ValueError, r"distance: unknown 'l1'; known: .* \(say 'cityblock'\)$"),
         (ROWS, ROWS, {"distance": "taxi"}, ValueError, r"distance: unknown 'taxi'; known: hamming, .*, cityblock$"),
@@ -230,14 +204,28 @@ def test_forced_instruction_set(monkeypatch):
 
 
 @NATIVE
-@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bits", [3, 8, 12, 16])
 @pytest.mark.parametrize("features", [5, 16, 100])
 def test_packed_rows_serve_every_instruction_set(bits, features):
     native = cpu_backend._cpu
-    rows = np.random.default_rng(0).integers(0, 2**bits, (77, features)).astype(np.uint8)
+    rows = np.random.default_rng(0).integers(0, 2**bits, (77, features)).astype(np.uint8 if bits <= 8 else np.uint16)
     packed = [native.pack_reference(isa, rows, bits) for isa in native.isa_levels()]
     for other in packed[1:]:
         np.testing.assert_array_equal(other, packed[0])
+
+
+@NATIVE
+def test_tokens_take_two_bytes_at_most():
+    """Queries and rows in full, and no more planes than the largest token has bits."""
+    rows = np.random.default_rng(0).integers(0, 3000, (50, 64))
+    prepared = prepare(rows, "hamming")
+    assert (prepared.dtype, prepared.largest) == ("int16", rows.max())
+    assert prepare(rows % 256, "hamming").dtype == "uint8"
+    knn(rows, TrainingSet(rows))
+    cpu_backend.knn(prepared.rows, prepared, 1)
+    assert [(bits, packed.nbytes) for bits, packed in prepared.packed.items()] == [(12, 56 * 64 * 12 // 8)]
+    big = prepare(rows + 62_000, "hamming")
+    assert (big.dtype, big.largest) == ("int16", rows.max() + 62_000)
 
 
 @NATIVE
@@ -263,7 +251,7 @@ def test_native_boundary():
         native.rows_within("baseline", "hamming", rows, packed, 3, 1, zeros, np.array([0, 2, 1, 4]), out)
     with pytest.raises(ValueError, match=r"^reference: not what pack_reference makes"):
         native.rows_within("baseline", "hamming", rows, packed[1:], 3, 1, zeros, np.arange(4), out)
-    with pytest.raises(ValueError, match=r"^bits: want 1..8"):
+    with pytest.raises(ValueError, match=r"^bits: want 1..8, 12 or 16"):
         native.pack_reference("baseline", rows, 9)
     with pytest.raises(ValueError, match=r"^isa: 'mmx' cannot run here"):
         native.pack_reference("mmx", rows, 1)
@@ -272,8 +260,10 @@ def test_native_boundary():
     two = np.zeros((3, 2), np.int64)
     with pytest.raises(ValueError, match=r"^tie_rows: want a contiguous \(N,\)"):
         native.knn("baseline", "hamming", rows, packed, 3, 1, ones, two, two.copy(), zeros[:2], zeros)
-    with pytest.raises(TypeError, match="incompatible function arguments"):
+    with pytest.raises(ValueError, match=r"^rows: want .* uint8 or uint16"):
         native.pack_reference("baseline", rows.astype(np.float32), 1)
+    with pytest.raises(ValueError, match=r"^query: want uint8, sqeuclidean has no uint16"):
+        native.rows_within("baseline", "sqeuclidean", rows.astype(np.uint16), rows, 3, 8, zeros, np.arange(4), out)
 
 
 def test_autocast_does_not_matter():

@@ -1,4 +1,4 @@
-"""Float searches: what must not matter. Order and split of queries and reference, blocks, threads, the state of the caller's process."""
+"""Float searches: blocks, bounds and the state of the caller's process; what must not matter everywhere is in test_promise.py."""
 import subprocess
 import sys
 from unittest import mock
@@ -9,19 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biasgen import TrainingSet, _settings, backends, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
-from biasgen.backends import _search, torch_backend
+from biasgen import TrainingSet, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
+from biasgen.backends import _screens, torch_backend
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.ops import _nearest
 from biasgen.ops import knn as knn_module
-from biasgen.ops import nearest_credit as credit_module
 from biasgen.ops._prepared import prepare, query_of
 
 DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")
-BACKENDS = [
-    name
-    for name in ("cpu", "torch")
-    if name in _settings.required_backends() or not backends.refusal(name, "knn", device="cpu", dtype="float32", distance="sqeuclidean")
-]
 
 
 @st.composite
@@ -40,11 +35,6 @@ def problems(draw):
     return query, reference, draw(st.integers(1, min(size, 64))), draw(st.sampled_from(DISTANCES))
 
 
-def supported(backend, query, distance):
-    ordered_by = "sqeuclidean" if distance == "euclidean" else distance
-    return not backends.refusal(backend, "knn", device="cpu", dtype=query.dtype.name, distance=ordered_by)
-
-
 def answers(query, reference, k, distance, backend="torch"):
     """Everything that is promised, as bytes may be compared."""
     found = knn(query, reference, k, distance=distance, backend=backend)
@@ -56,36 +46,6 @@ def assert_equal(one, other):
     for a, b in zip(one, other, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@settings(deadline=None, max_examples=60)
-@given(problem=problems(), data=st.data())
-def test_order_and_split(backend, problem, data):
-    query, reference, k, distance = problem
-    if not supported(backend, query, distance):
-        return
-    distances, indices, tie_counts, *_ = answers(query, reference, k, distance, backend)
-    order = np.array(data.draw(st.permutations(range(len(query)))))
-    assert_equal(answers(query[order], reference, k, distance, backend)[:3], (distances[order], indices[order], tie_counts[order]))
-
-    order = np.array(data.draw(st.permutations(range(len(reference)))))
-    shuffled = answers(query, reference[order], k, distance, backend)
-    assert_equal((shuffled[0], shuffled[2]), (distances, tie_counts))
-    table = pairwise_distances(query, reference, distance=distance)
-    np.testing.assert_array_equal(np.take_along_axis(table[:, order], shuffled[1], 1), distances)
-    if distance != "euclidean":    # whose ties are those of the square
-        np.testing.assert_array_equal(shuffled[1], np.argsort(table[:, order], axis=1, kind="stable")[:, :k])
-
-    cut = data.draw(st.integers(1, len(reference)))    # nearest of the parts, merged by (distance, index), as a sharded search does
-    split = [part for part in (reference[:cut], reference[cut:]) if len(part)]
-    parts = [knn(query, part, min(k, len(part)), distance=distance, backend=backend) for part in split]
-    both = np.concatenate([part.distances for part in parts], 1)
-    where = np.concatenate([part.indices + i * cut for i, part in enumerate(parts)], 1)
-    if distance != "euclidean":
-        nearest = np.argsort(both, axis=1, kind="stable")[:, :k]
-        np.testing.assert_array_equal(np.take_along_axis(where, nearest, 1), indices)
-    np.testing.assert_array_equal(np.sort(both, axis=1)[:, :k], distances)
 
 
 @settings(deadline=None, max_examples=30)
@@ -100,9 +60,9 @@ def test_blocks(problem, max_memory, queries, pairs):
     np.testing.assert_array_equal(counts[0], (table <= radius).sum(1))
     with (
         mock.patch.object(torch_backend, "MAX_MEMORY", max_memory),
-        mock.patch.object(_search, "_QUERIES", queries),
-        mock.patch.object(_search, "_TILE", pairs),
-        mock.patch.object(credit_module, "_PAIRS", pairs),
+        mock.patch.object(_screens, "_QUERIES", queries),
+        mock.patch.object(_screens, "_TILE", pairs),
+        mock.patch.object(_nearest, "_PAIRS", pairs),
         mock.patch.object(knn_module, "_CANDIDATES", pairs),
     ):
         assert_equal(answers(query, reference, k, distance), expected)
@@ -121,15 +81,16 @@ def test_the_bounds_hold(problem, scale, outlier):
     reference[-1, -1] = min(reference[-1, -1] + outlier * scale, 1e150)
     prepared = prepare(reference, distance).searched
     with exact_arithmetic():
-        for _, screen in _search.screens(query_of(query, prepared), prepared, 1 << 12):
-            for _, y in screen.blocks():
-                lower, upper = screen.bounds(y)
-                values = screen.table(y)
-                assert (lower <= values).all()
-                assert (values <= upper).all()
-                spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
-                unit = 1 if distance in ("cosine", "correlation") else spread
-                assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
+        screen = _screens.FloatScreen(query_of(query, prepared), prepared, 1 << 12)
+        for block in screen.blocks():
+            lower, upper = block.bounds()
+            pairs = torch.ones_like(lower).nonzero().unbind(1)
+            values = screen.values(pairs[0], block.rows(pairs[1])).reshape(lower.shape)
+            assert (lower <= values).all()
+            assert (values <= upper).all()
+            spread = max(abs(query).max(), abs(reference).max()) ** (1 if distance == "cityblock" else 2)
+            unit = 1 if distance in ("cosine", "correlation") else spread
+            assert (upper - lower).max() <= 1e-10 * unit * query.shape[1] + 1e-300
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -86,22 +86,22 @@ def test_every_variant_has_a_name(compiled):
 @pytest.mark.parametrize("features", [1, 2, 30])
 def test_limits_of_codes_hold_for_every_pair(triton, features, slices):
     """The codes of a pair at distance d lie within `far` for d, and beyond `near` for less than d."""
-    from biasgen.backends._slices import coded
+    from biasgen.backends._triton_slices import coded, encode
 
     random = torch.Generator().manual_seed(0)
     x, y = (torch.rand(rows, features, generator=random, dtype=torch.float64) + 5 for rows in (150, 200))
     x[0] = y[0]
     reference = coded(prepare(y), slices)
-    query, residuals = reference.grid.encode(x)
+    query, codes = encode(x, reference.grid)
     apart = (whole(query)[:, None] - whole(reference.slices)).square().sum(-1)
     distances = (x[:, None] - y).square().sum(-1).sqrt()
     distances[0, 0] = 0
     gaps = []
     for j in (reference.multiplicity > 0).nonzero()[:, 0].tolist():
-        near, far = reference.limits(distances[:, j] * (1 - 1e-12), residuals)
+        near, far = reference.limits(distances[:, j] * (1 - 1e-12), codes.residual)
         assert (near < apart[:, j]).all()
         assert (far >= apart[:, j])[distances[:, j] > 0].all()
-        assert (reference.limits(distances[:, j], residuals)[1] >= apart[:, j]).all()
+        assert (reference.limits(distances[:, j], codes.residual)[1] >= apart[:, j]).all()
         gaps.append((far - near) / apart[:, j])
     if features == 30:    # and they are no wider than the grid asks for
         assert torch.cat(gaps).median() < (0.2 if slices == 1 else 0.4 / 256)
@@ -115,7 +115,7 @@ def whole(slices):
     ("symbols", "length", "tokens", "width"), [(6, 16, False, 128), (64, 500, False, 32_000), (65, 2, True, 2), (64, 517, True, 517)]
 )
 def test_tokens_become_one_hot_rows_where_they_fit(triton, symbols, length, tokens, width):
-    from biasgen.backends._slices import integers
+    from biasgen.backends._triton_slices import integers
 
     rows = torch.zeros(2, length, dtype=torch.uint8)
     rows[1, 1] = symbols - 1

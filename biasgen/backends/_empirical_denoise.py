@@ -7,33 +7,36 @@ _QUERIES = 512  # of a block: enough for a product of matrices to run at full sp
 
 
 def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory):
-    """x0_hat (B, D) and log p(x_t) (B,), float64. x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64."""
+    """x0_hat (B, D), log p(x_t), effective sample size and zeros (B,), float64.
+
+    x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64."""
     B, D = x_t.shape
     queries = max(1, min(_QUERIES, max_memory // (64 * D)))  # up to four copies of them take half of the memory
     block = max(1, max_memory // (16 * (4 * queries + 2 * D)))
     x0_hat = torch.empty((B, D), dtype=torch.float64, device=x_t.device)
-    log_density = torch.empty(B, dtype=torch.float64, device=x_t.device)
+    log_density, effective, dropped = torch.zeros((3, B), dtype=torch.float64, device=x_t.device)
     with torch.autocast(x_t.device.type, enabled=False), torch.no_grad():
         for start in range(0, B, queries):
             at = slice(start, start + queries)
-            x0_hat[at], log_density[at] = _block(x_t[at].double(), rows, scale[at, None], sigma[at, None], log_p, block)
-    return x0_hat, log_density
+            x0_hat[at], log_density[at], effective[at] = _block(x_t[at].double(), rows, scale[at, None], sigma[at, None], log_p, block)
+    return x0_hat, log_density, effective, dropped
 
 
 def _block(x, rows, scale, sigma, log_p, size):
     """The same for queries that are worked on together; scale, sigma (b, 1)."""
     top = torch.full_like(sigma, -math.inf)
-    total, sums = torch.zeros_like(sigma), torch.zeros_like(x)
+    total, squares, sums = torch.zeros_like(sigma), torch.zeros_like(sigma), torch.zeros_like(x)
     for start in range(0, len(rows), size):
         y = rows[start : start + size].double()
         logits = log_p[start : start + size] - _half_squares(x, y, scale, sigma)
         higher = torch.maximum(top, logits.amax(1, keepdim=True))
         kept, weights = (top - higher).exp(), (logits - higher).exp()
         total = total * kept + weights.sum(1, keepdim=True)
+        squares = squares * kept.square() + weights.square().sum(1, keepdim=True)
         sums = sums * kept + weights @ y
         top = higher
     log_density = top + total.log() - x.shape[1] * (sigma.log() + math.log(2 * math.pi) / 2)
-    return sums / total, log_density[:, 0]
+    return sums / total, log_density[:, 0], (total.square() / squares)[:, 0]
 
 
 def _half_squares(x, y, scale, sigma):

@@ -1,10 +1,14 @@
 """What the caller's process has set must not change an answer."""
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import torch
 
+_PROCESS = os.getpid()
 _GRAIN = 1 << 15  # elements that torch gives to one thread: this many a thread reach all of them
+_DENORMAL = torch.full((1,), 5e-324, dtype=torch.float64, device="cpu")
 
 
 @contextmanager
@@ -13,18 +17,41 @@ def exact_arithmetic(elements: int = 1) -> Iterator[None]:
 
     elements: of the largest tensor worked on; torch starts its threads beyond 32768. torch.set_flush_denormal holds for the calling thread
     and for those that torch starts while it is set, which stay that way: where one is found, the work is done by the calling thread alone.
+    So it is in a child that was forked: torch's threads have stayed with the parent, and it would wait for them forever.
     """
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        threads = torch.get_num_threads()
-        denormal = torch.full((1,), 5e-324, dtype=torch.float64)
-        zero_here = bool(denormal == 0)
-        if not zero_here and bool((denormal.expand(min(elements, threads * _GRAIN)) != 0).all()):
-            yield
-            return
-        try:
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):  # entering it costs as much as a small search
+                stack.enter_context(torch.autocast(device, enabled=False))
+        threads, forked = torch.get_num_threads(), os.getpid() != _PROCESS
+        if forked:
             torch.set_num_threads(1)
-            torch.set_flush_denormal(False)
+        zero_here = bool(_DENORMAL == 0)
+        everywhere = min(elements, threads * _GRAIN)
+        flushed = zero_here or (everywhere > _GRAIN and not bool((_DENORMAL.expand(everywhere) != 0).all()))
+        try:
+            if flushed:
+                torch.set_num_threads(1)
+                torch.set_flush_denormal(False)
             yield
         finally:
-            torch.set_flush_denormal(zero_here)
-            torch.set_num_threads(threads)
+            if flushed:
+                torch.set_flush_denormal(zero_here)
+            if flushed or forked:
+                torch.set_num_threads(threads)
+
+
+def searched_on(device: torch.device) -> torch.device:
+    """Where rows on `device` are searched, and answers lie: there, or on the host where it has no float64, such as "mps"."""
+    return device if has_float64(device.type) else torch.device("cpu")
+
+
+@cache
+def has_float64(device_type: str) -> bool:
+    """Whether devices of this type compute in float64."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device_type)
+    except (TypeError, RuntimeError):
+        return False
+    return True

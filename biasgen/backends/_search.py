@@ -1,184 +1,238 @@
 """One exact search in plain torch, in two halves: a screen bounds the distances of all pairs; pairs that the bounds leave open get their
 value to the bit. knn, rows_within, range_count and distance_histogram are its short users. Runs inside exact_arithmetic."""
+from functools import partial
+
 import torch
 
-from biasgen import distances
-from biasgen.backends._values import ON_SPHERE, pair_values, points, rooted
+from biasgen.backends._screens import screens
+from biasgen.backends._values import rooted
+from biasgen.backends._views import Smallest
 
-_QUERIES = 256  # of a block: enough for a product of matrices to run at full speed
-_TILE = 1 << 13  # pairs whose 16 lanes are summed together: 1 MiB stays in the second-level cache
-_CENTER_ROWS = 4096
-_UNIT = 2.0**-53
-_SMALLEST = 2.0**-1022  # what a term may lose where a library flushes denormals
+_PAIR_BYTES = 1280  # of max_memory for each open pair that is held: its temporaries take an eighth of that
+_COUNTED = 1 << 16  # pairs that are counted together: 512 KiB a temporary
 
 
-class Screen:
-    """A block of queries (n, D) before all distinct rows: bounds of the distances, and their values. Euclidean is squared throughout."""
-
-    def __init__(self, query, prepared, center, max_memory):
-        self._rows, self._center, self._max_memory = prepared.rows, center, max_memory
-        self.distance = distances.get(prepared.distance).ordered_by
-        self.x = points(query, self.distance)
-
-    def blocks(self):
-        """Yield (first row, points (m, D)) of the reference, so that the temporaries of a block take about max_memory bytes."""
-        n, D = self.x.shape
-        # A pair takes about six temporaries of 8 bytes, for hamming a byte a position too; a row four copies in float64.
-        block = max(1, self._max_memory // (48 * n + (n * D if self.distance == "hamming" else 32 * D)))
-        for start in range(0, len(self._rows), block):
-            yield start, points(self._rows[start : start + block], self.distance)
-
-    def bounds(self, y):
-        """(lower, upper), both (n, m). Integers are exact: both are the same tensor, int64.
-
-        The bound of the product of matrices, for rows at the distances a and b from the center and any order of summation (Higham,
-        Accuracy and Stability of Numerical Algorithms, section 3.1), in units of 2^-53 (a + b)^2: D + 4 for the two norms and the
-        product with its assembly, 3 for the rounding of the centered rows, D / 16 + 8 for the value itself. 4 (D + 16) leaves a factor
-        of more than two for the rounding of a, b and the bounds themselves. Sums of |x - y| have the relative error D + D / 16 + 8.
-        """
-        D = y.shape[1]
-        if self.distance == "hamming":
-            exact = pair_values(self.x[:, None], y[None], "hamming")
-            return exact, exact
-        if not y.is_floating_point():  # integers below 2^53 throughout: exact in every order of summation
-            exact = _all_pairs(self.x.double(), y.double(), self.distance)[0].long()
-            return exact, exact
-        x = self.x
-        if self._center is not None and self.distance == "sqeuclidean":
-            x, y = x - self._center, y - self._center
-        near, scale = _all_pairs(x, y, self.distance)
-        slack = scale.mul_(4 * (D + 16) * _UNIT).add_(8 * D * _SMALLEST)
-        lower, upper = (near - slack).clamp_(min=0), near.add_(slack)
-        if self.distance in ON_SPHERE:
-            one_zero = x.any(1)[:, None] != y.any(1)
-            lower, upper = (torch.where(one_zero, 1.0, bound / 2) for bound in (lower, upper))
-        return lower, upper
-
-    def values(self, queries, rows):
-        """(P,) values of the pairs (queries[p], rows[p]), to the bit."""
-        block = max(1, self._max_memory // (64 * self.x.shape[1]))
-        pairs = zip(queries.split(block), rows.split(block), strict=True)
-        return torch.cat([pair_values(self.x[q], points(self._rows[r], self.distance), self.distance) for q, r in pairs])
-
-    def table(self, y):
-        """(n, m) values, to the bit."""
-        if not y.is_floating_point():
-            return self.bounds(y)[0]
-        step = max(1, _TILE // len(y))
-        return torch.cat([pair_values(x[:, None], y[None], self.distance) for x in self.x.split(step)])
-
-
-def screens(query, prepared, max_memory):
-    """Yield (slice of the queries, their Screen)."""
-    center = None
-    if prepared.rows.is_floating_point():  # any center is right: near the data the rounding of the product is least
-        center = prepared.rows[:_CENTER_ROWS].double().mean(0)
-    size = max(1, min(64 if prepared.distance == "hamming" else _QUERIES, max_memory // (128 * query.shape[1])))
-    for start in range(0, len(query), size):
-        at = slice(start, start + size)
-        yield at, Screen(query[at], prepared, center, max_memory)
+class _CrowdedError(Exception):
+    """A screen leaves too many pairs open."""
 
 
 def knn(query, prepared, k, max_memory):
     """See torch_backend.knn."""
-    parts = [_nearest(screen, prepared, k) for _, screen in screens(query, prepared, max_memory)]
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    n, device = len(query), query.device
+    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64, device=device)
+    rows, tie_rows, tie_counts = (torch.empty(shape, dtype=torch.int64, device=device) for shape in ((n, k), n, n))
+
+    def work(at, screen):
+        for whole, part in zip((values, rows, tie_rows, tie_counts), _nearest(screen, prepared, k, max_memory), strict=True):
+            whole[at] = part
+
+    _by_blocks(query, prepared, max_memory, work, k=k)
+    return values, rows, tie_rows, tie_counts
 
 
-def _nearest(screen, prepared, k):
+def _nearest(screen, prepared, k, max_memory):
     """values (n, k) and rows (n, k) by (value, row), tie_rows (n,), tie_counts (n,) of one block of queries."""
-    n, device = len(screen.x), screen.x.device
-    dtype, infinity = (torch.int64, torch.iinfo(torch.int64).max) if prepared.integer else (torch.float64, torch.inf)
-    nearest_upper = torch.full((n, k), infinity, dtype=dtype, device=device)
-    nearest = nearest_upper[:, 0]
-    queries = rows = torch.zeros(0, dtype=torch.int64, device=device)
-    values = torch.zeros(0, dtype=dtype, device=device)
-    tie_rows = torch.zeros(n, dtype=torch.int64, device=device)
-    tie_counts = torch.zeros_like(tie_rows)
-    for start, y in screen.blocks():
-        lower, upper = screen.bounds(y)
-        nearest_upper = torch.cat([nearest_upper, upper], 1).topk(k, largest=False).values
-        # What lies surely beyond k others is out; ~ keeps a bound that overflowed to NaN.
-        open_queries, open_rows = (~(lower > nearest_upper.amax(1, keepdim=True))).nonzero().unbind(1)
-        open_rows = open_rows + start
-        found = screen.values(open_queries, open_rows)
+    nearest = _Nearest(screen, prepared, k)
+    waiting, size, most = [], 0, max(1, max_memory // _PAIR_BYTES)
+    for pairs in _open_pairs(screen, nearest.open, k, max_memory):
+        if size + len(pairs[0]) > most and waiting:
+            nearest.settle(*map(torch.cat, zip(*waiting, strict=True)))
+            waiting, size = [], 0
+        waiting.append(pairs)
+        size += len(pairs[0])
+    nearest.settle(*map(torch.cat, zip(*waiting, strict=True)))
+    return nearest.values.reshape(-1, k), nearest.rows.reshape(-1, k), nearest.tie_rows, nearest.tie_counts
 
-        closer = nearest.scatter_reduce(0, open_queries, found, "amin")
-        ties = found == closer[open_queries]
-        kept = nearest == closer
-        tie_rows = (tie_rows * kept).index_add_(0, open_queries[ties], torch.ones_like(open_rows[ties]))
-        tie_counts = (tie_counts * kept).index_add_(0, open_queries[ties], prepared.multiplicity[open_rows[ties]])
-        nearest = closer
 
-        queries, rows, values = (torch.cat(pair) for pair in ((queries, open_queries), (rows, open_rows), (values, found)))
-        order = values.argsort(stable=True)  # rows ascend within a query already: the order is (query, value, row)
+class _Nearest:
+    """The k nearest rows so far of the n queries of a screen: queries, values and rows by (query, value, row), and the ties."""
+
+    def __init__(self, screen, prepared, k):
+        n, device = screen.n, prepared.rows.device
+        dtype, infinity = (torch.int64, torch.iinfo(torch.int64).max) if screen.exact else (torch.float64, torch.inf)
+        self._screen, self._multiplicity, self._k = screen, prepared.multiplicity, k
+        self._upper = torch.full((n, k), infinity, dtype=dtype, device=device)
+        self._smallest = self._upper[:, 0]
+        self.queries, self.rows = torch.zeros((2, 0), dtype=torch.int64, device=device)
+        self.values = torch.zeros(0, dtype=dtype, device=device)
+        self.tie_rows, self.tie_counts = torch.zeros((2, n), dtype=torch.int64, device=device)
+
+    def open(self, block):
+        """(n, m): pairs of the block that do not surely lie beyond k others."""
+        self._upper = torch.cat([self._upper, block.uppers(self._k)], 1).topk(self._k, largest=False).values
+        return block.open(self._upper[:, -1])
+
+    def settle(self, queries, rows, lower):
+        """Take in pairs at or above their lower bounds."""
+        near = ~(lower > self._upper[queries, -1])
+        queries, rows = queries[near], rows[near]
+        found = lower[near] if self._screen.exact else self._screen.values(queries, rows)
+
+        closer = self._smallest.scatter_reduce(0, queries, found, "amin")
+        ties = found == closer[queries]
+        kept = self._smallest == closer
+        self.tie_rows = (self.tie_rows * kept).index_add_(0, queries[ties], torch.ones_like(rows[ties]))
+        self.tie_counts = (self.tie_counts * kept).index_add_(0, queries[ties], self._multiplicity[rows[ties]])
+        self._smallest = closer
+
+        queries, rows, found = (torch.cat(pair) for pair in ((self.queries, queries), (self.rows, rows), (self.values, found)))
+        order = rows.argsort()  # the least key first, then stable sorts by the greater ones
+        order = order[found[order].argsort(stable=True)]
         order = order[queries[order].argsort(stable=True)]
-        rank = torch.arange(len(order), device=device) - torch.searchsorted(queries[order], torch.arange(n, device=device))[queries[order]]
-        order = order[rank < k]
-        queries, rows, values = queries[order], rows[order], values[order]
-    return values.reshape(n, k), rows.reshape(n, k), tie_rows, tie_counts
+        queries = queries[order]
+        first = torch.searchsorted(queries, torch.arange(len(closer), device=queries.device))
+        best = torch.arange(len(order), device=queries.device) - first[queries] < self._k
+        order = order[best]
+        self.queries, self.rows, self.values = queries[best], rows[order], found[order]
 
 
 def rows_within(query, prepared, radius, max_memory):
     """Distinct rows whose value is <= radius (N,) of each query, query by query, ascending."""
     found = [torch.zeros(0, dtype=torch.int64, device=query.device)]
-    for at, screen in screens(query, prepared, max_memory):
-        pairs = []
-        for start, y in screen.blocks():
-            queries, rows = (~(screen.bounds(y)[0] > radius[at, None])).nonzero().unbind(1)
-            inside = screen.values(queries, rows + start) <= radius[at][queries]
-            pairs.append(torch.stack([queries, rows + start], 1)[inside])
-        pairs = torch.cat(pairs)
-        found.append(pairs[pairs[:, 0].argsort(stable=True), 1])
+
+    def work(at, screen):
+        limit = radius[at]
+        pairs = [torch.zeros((2, 0), dtype=torch.int64, device=query.device)]
+        for queries, rows, lower in _open_pairs(screen, lambda block: block.open(limit), 1, max_memory):
+            inside = _values(screen, queries, rows, lower) <= limit[queries]
+            pairs.append(torch.stack([queries[inside], rows[inside]]))
+        queries, rows = torch.cat(pairs, 1)
+        order = rows.argsort()
+        found.append(rows[order[queries[order].argsort(stable=True)]])
+
+    _by_blocks(query, prepared, max_memory, work)
     return torch.cat(found)
 
 
 def range_count(query, prepared, radius, max_memory):
     """(N,) rows, with multiplicity, at distance <= radius (N,) of each query."""
-    counts = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    for at, screen in screens(query, prepared, max_memory):
-        for start, y in screen.blocks():
-            lower, upper = (rooted(bound, prepared.distance) for bound in screen.bounds(y))
-            multiplicity = prepared.multiplicity[start : start + len(y)]
-            inside = upper <= radius[at, None]
-            queries, rows = (~inside & ~(lower > radius[at, None])).nonzero().unbind(1)
-            inside[queries, rows] = rooted(screen.values(queries, rows + start), prepared.distance) <= radius[at][queries]
-            counts[at] += (inside * multiplicity).sum(1)
+    counts = torch.empty(len(query), dtype=torch.int64, device=query.device)
+
+    def work(at, screen):
+        limit = radius[at]
+        low, high = _squares(limit) if prepared.distance == "euclidean" else (limit, limit)
+        sums = torch.zeros_like(counts[at])
+
+        def between(block):
+            inside = block.inside(low)
+            multiplicity = prepared.multiplicity[block.rows(torch.arange(inside.shape[1], device=inside.device))]
+            for part in _parts(len(inside), inside.numel(), max_memory):
+                sums[part] += (inside[part] * multiplicity).sum(1)
+            return inside.logical_not_().logical_and_(block.open(high))
+
+        for queries, rows, lower in _open_pairs(screen, between, 1, max_memory):
+            near = rooted(_values(screen, queries, rows, lower), prepared.distance) <= limit[queries]
+            sums.index_add_(0, queries[near], prepared.multiplicity[rows[near]])
+        counts[at] = sums
+
+    _by_blocks(query, prepared, max_memory, work)
     return counts
 
 
 def distance_histogram(query, prepared, edges, max_memory):
     """(B,) pairs of a query and a row, with multiplicity, by distance: edges (B + 1,) float64, the last bin closed, others half open."""
     counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=query.device)  # one more at either end for what is outside
-    for _, screen in screens(query, prepared, max_memory):
-        for start, y in screen.blocks():
-            low, high = (_bins(rooted(bound, prepared.distance), edges) for bound in screen.bounds(y))
-            queries, rows = (low != high).nonzero().unbind(1)
-            low[queries, rows] = _bins(rooted(screen.values(queries, rows + start), prepared.distance), edges)
-            counts.index_add_(0, low.flatten(), prepared.multiplicity[start : start + len(y)].repeat(len(low)))
+
+    def work(_, screen):
+        def undecided(block):
+            lower, upper = block.bounds()
+            multiplicity = prepared.multiplicity[block.rows(torch.arange(lower.shape[1], device=lower.device))]
+            open_pairs = torch.zeros(lower.shape, dtype=torch.bool, device=lower.device)
+            for part in _parts(len(lower), lower.numel(), max_memory):
+                low, high = (_bins(rooted(bound[part], prepared.distance), edges) for bound in (lower, upper))
+                open_pairs[part] = low != high
+                decided = multiplicity * (low == high)
+                counts.index_add_(0, low.flatten(), decided.flatten())
+            return open_pairs
+
+        for queries, rows, lower in _open_pairs(screen, undecided, 1, max_memory):
+            values = rooted(_values(screen, queries, rows, lower), prepared.distance)
+            counts.index_add_(0, _bins(values, edges), prepared.multiplicity[rows])
+
+    _by_blocks(query, prepared, max_memory, work, sliced=False)
     return counts[1:-1]
 
 
 def pairwise_distances(query, prepared, out, max_memory):
     """Fill out (N, M), int64 or float64, with the distances to all rows, in their own order."""
-    for at, screen in screens(query, prepared, max_memory):
-        for start, y in screen.blocks():
-            stop = start + len(y)
+
+    def work(at, screen):
+        for start, table in screen.tables():
+            stop = start + table.shape[1]
             columns = prepared.members[prepared.offsets[start] : prepared.offsets[stop]]
-            table = rooted(screen.table(y), prepared.distance)
+            table = rooted(table, prepared.distance)
             out[at, columns] = table.repeat_interleave(prepared.multiplicity[start:stop], 1)
+
+    _by_blocks(query, prepared, max_memory, work, sliced=False)
+
+
+def _by_blocks(query, prepared, max_memory, work, *, k=1, sliced=True):
+    """Call work(slice of the queries, their screen) for all of them; where a screen is crowded, again with the next one.
+
+    k: pairs that are held for each query.
+    """
+    kinds = screens(prepared, len(query), sliced)
+    several = len(prepared.views) > 1
+    start = 0
+    while start < len(query):
+        kind = kinds[-1] if several else kinds[0]
+        size = min(kind.queries(prepared, max_memory), max_memory // (_PAIR_BYTES * k) + 1)
+        at = slice(start, min(len(query), start + size))
+        try:
+            make = partial(Smallest, kind) if several else kind
+            work(at, make(query[at], prepared, max_memory))
+            start = at.stop
+        except _CrowdedError:
+            kinds = kinds[1:]
+
+
+def _open_pairs(screen, chosen, k, max_memory):
+    """Yield (queries, rows, lower bounds) of the pairs in the masks chosen(block), so many at a time that max_memory holds them.
+
+    _CrowdedError when they are too many for this screen, before the first of a block; k: as many a query are none of its fault.
+    """
+    most = max(1, max_memory // _PAIR_BYTES)
+    opened = seen = 0
+    for block in screen.blocks():
+        mask = chosen(block)
+        count = int(mask.count_nonzero())
+        opened, seen = opened + count, seen + mask.numel()
+        if opened > screen.open_share * seen + 4 * k * screen.n:
+            raise _CrowdedError
+        for start, stop in _runs(mask.sum(1).tolist(), most) if count > most else [(0, screen.n)]:
+            for queries, columns in (pairs.unbind(1) for pairs in mask[start:stop].nonzero().split(most)):
+                yield queries + start, block.rows(columns), block.lower(queries + start, columns)
+
+
+def _runs(counts, most):
+    """(start, stop) of runs of about `most` in total that are not empty."""
+    start = total = 0
+    for i, count in enumerate(counts):
+        if total + count > most and total:
+            yield start, i
+            start, total = i, 0
+        total += count
+    if total:
+        yield start, len(counts)
+
+
+def _values(screen, queries, rows, lower):
+    return lower if screen.exact else screen.values(queries, rows)
+
+
+def _parts(n, elements, max_memory):
+    """Slices of n rows of so many elements that are counted together."""
+    step = max(1, max(_COUNTED, max_memory >> 8) * n // max(1, elements))
+    return [slice(start, start + step) for start in range(0, n, step)]
+
+
+def _squares(radius):
+    """Bounds (low, high) of the squares whose correctly rounded roots are surely, or may be, at most radius."""
+    square = torch.where(radius < 0, -1.0, radius.double().square())
+    return square * (1 - 2.0**-50) - 1e-300, torch.where(radius < 0, -1.0, square * (1 + 2.0**-50) + 1e-300)
 
 
 def _bins(values, edges):
     """0 below the edges, 1 .. B, B + 1 above them."""
     values = values.double()
     return torch.where(values == edges[-1], len(edges) - 1, torch.searchsorted(edges, values, right=True))
-
-
-def _all_pairs(x, y, distance):
-    """Distances (n, m) between float64 rows, rounded, and the scale (n, m) of their rounding error: see Screen.bounds."""
-    if distance == "cityblock":
-        near = torch.cdist(x, y, p=1)
-        return near, near.clone()
-    x_x, y_y = x.square().sum(1)[:, None], y.square().sum(1)
-    return x_x + y_y - 2 * (x @ y.T), (x_x.sqrt() + y_y.sqrt()).square_()

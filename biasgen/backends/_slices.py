@@ -1,157 +1,199 @@
-"""Rows as int8 slices for the triton backend: integers as they are, floats on a grid with a bound of what the grid leaves out."""
+"""8-bit slices of float rows, and the bounds of distances that they certify (docs/exactness.md): the screen of float rows in plain torch.
+
+A row is center + unit * code and a rest. A code is one int8, or two, 256 high + low: products of codes are exact (_products), and the
+length of the rest, rounded up, bounds how far distances between codes are off. Any grid gives the same neighbours.
+"""
 from dataclasses import dataclass
 
 import torch
 
 from biasgen.backends import _codes
-from biasgen.backends._values import ON_SPHERE, points, square_root
-from biasgen.triton_kernels._tile import Slices, padded
+from biasgen.backends._products import products
+from biasgen.backends._values import ON_SPHERE, points
 
-MAX_FEATURES = 33_025  # positions times symbols up to which tokens become one-hot rows
-MAX_SYMBOLS = 64  # beyond, comparing position by position takes fewer operations (counted on paper: docs/gpu.md)
-MAX_ROWS = 2**31 - 2**16  # row numbers, and those of a block beyond the last, are int32
-_SAMPLE = 512  # rows, evenly spaced, that choose the grid
-_LARGEST = {1: 127, 2: 127 * 257}  # code, by slices
-# By which values may exceed those of the sample: of 1, 1.25 and 1.5 the second left the fewest pairs open (docs/gpu.md); two slices have
-# precision to spare.
+_ENDS = {1: (-128, 127), 2: (-128 * 257, 127 * 257)}  # of a code, by the number of slices
+# By which values may exceed those of a sample: of 1, 1.25 and 1.5 the second left the fewest pairs open; two slices have room to spare.
 _MARGIN = {1: 1.25, 2: 4.0}
-_ROWS = 8192  # rows widened at a time
-
-
-def integers(query: torch.Tensor, prepared) -> tuple[Slices, Slices]:
-    """Query and reference of an integer distance. Their squared distance is sqeuclidean itself, or twice hamming."""
-    if prepared.distance == "sqeuclidean":
-        return _shifted(query), _kept(prepared, "shifted", lambda: _shifted(prepared.rows))
-    symbols = 1 + max(int(query.max()), int(prepared.largest))
-    if symbols > MAX_SYMBOLS or symbols * query.shape[1] > MAX_FEATURES:
-        return _tokens(query), _kept(prepared, "tokens", lambda: _tokens(prepared.rows))
-    return _one_hot(query, symbols), _kept(prepared, symbols, lambda: _one_hot(prepared.rows, symbols))
-
-
-def multiplicity(prepared) -> torch.Tensor:
-    """(U,) int32. ValueError for a reference whose rows cannot be numbered in int32."""
-    if prepared.n > MAX_ROWS:
-        raise ValueError(f"reference: the triton backend takes up to {MAX_ROWS} rows, got {prepared.n}")
-    return _kept(prepared, "multiplicity", lambda: prepared.multiplicity.int())
-
-
-def _kept(prepared, key, make):
-    """What `make` gives, made once; it stays with the rows."""
-    key = "triton", key
-    if key not in prepared.packed:
-        prepared.packed[key] = make()
-    return prepared.packed[key]
-
-
-def _shifted(rows: torch.Tensor) -> Slices:
-    high = padded((rows ^ 128).view(torch.int8))
-    return Slices(high, None, _norms(high))
-
-
-def _one_hot(rows: torch.Tensor, symbols: int) -> Slices:
-    alphabet = torch.arange(symbols, dtype=torch.uint8, device=rows.device)
-    hot = torch.cat([(part[..., None] == alphabet).to(torch.int8).flatten(1) for part in rows.split(_ROWS)])
-    return Slices(padded(hot), None, torch.full((len(rows),), rows.shape[1], dtype=torch.int64, device=rows.device))
-
-
-def _tokens(rows: torch.Tensor) -> Slices:
-    norms = torch.full((len(rows),), rows.shape[1], dtype=torch.int64, device=rows.device)
-    return Slices(rows.view(torch.int8), None, norms, tokens=True)
-
-
-def _norms(high: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
-    codes = ((h.long() if low is None else 256 * h.long() + part.long()) for h, part in _parts(high, low))
-    return torch.cat([code.square_().sum(1) for code in codes])
-
-
-def _parts(high, low):
-    return zip(high.split(_ROWS), (high if low is None else low).split(_ROWS), strict=True)
+_UNIT = 2.0**-53
+_SMALLEST = 2.0**-1022  # what a term may lose where a library flushes denormals
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A point is center (D,) + unit code + rest; codes have `slices` bytes. unit has 24 bits, so that unit times a code is exact."""
+    """center (D,) float64; unit of 24 bits; usual: a rest beyond which codes say little, as the _codes of the cpu backend have it."""
 
+    distance: str
+    slices: int
     center: torch.Tensor
     unit: float
-    slices: int
-
-    def encode(self, rows: torch.Tensor) -> tuple[Slices, torch.Tensor]:
-        """Codes of points (R, D) float64, and residuals (R,): the length of the rest, rounded up.
-
-        2^-53 is lost of the difference to the center, which is at most |rest| + 2^15.1 unit a feature, and of each operation after it.
-        """
-        D = rows.shape[1]
-        deviation = rows - self.center
-        largest = _LARGEST[self.slices]
-        code = (deviation / self.unit).round_().clamp_(-largest, largest)
-        rest = deviation.sub_(code * self.unit)
-        residuals = square_root(rest.square_().sum(1)) * (1 + (D + 32) * 2.0**-52) + D**0.5 * self.unit * 2.0**-36
-        code = code.int()
-        high = code if self.slices == 1 else (code + 128) >> 8
-        low = None if self.slices == 1 else padded((code - 256 * high).to(torch.int8))
-        high = padded(high.to(torch.int8))
-        return Slices(high, low, _norms(high, low)), residuals
+    usual: float
 
 
 @dataclass(frozen=True, eq=False)
-class Coded:
-    """The distinct rows of a float reference on a grid. residual: no row has a larger one but those `outlying` (O,), whose codes say
-    little (and for cosine and correlation the zero rows); these have multiplicity 0 here, so that no kernel takes them."""
+class Codes:
+    """high, low (n, D) int8, low None for one slice; float64 (n,): squares of the codes, exact; residual, an upper bound of the length of
+    the rest; low_length, of the low slice. zero (n,): rows that are zero on the sphere, which have distances of their own."""
 
-    grid: Grid
-    slices: Slices
-    multiplicity: torch.Tensor
+    high: torch.Tensor
+    low: torch.Tensor | None
+    squares: torch.Tensor
     residual: torch.Tensor
-    outlying: torch.Tensor
-
-    def limits(self, length: torch.Tensor, residuals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """near, far (n,) int64: rows whose codes are at a squared distance of up to `near` lie within length (n,) of the query, those
-        beyond `far` do not; for queries of these residuals, outlying rows apart.
-
-        The lengths of rests bound how far distances between codes are off; 2^-40 is more than all roundings, and D 2^-50 more than those
-        of the value itself.
-        """
-        margin = 2.0**-40 + len(self.grid.center) * 2.0**-50
-        off = residuals + self.residual
-        inner = (length * (1 - margin) - off) / self.grid.unit
-        outer = (length * (1 + margin) + off) / self.grid.unit
-        near = torch.where(inner >= 0, inner.square() * (1 - 2.0**-40), -1.0)
-        return tuple(square.clamp(max=2.0**61).floor().long() for square in (near, outer.square() * (1 + 2.0**-40)))
+    low_length: torch.Tensor
+    zero: torch.Tensor
 
 
-def coded(prepared, slices: int) -> Coded:
-    """The reference, encoded once for each number of slices; takes slices * U * D bytes."""
-    return _kept(prepared, (prepared.distance, slices), lambda: _encode(prepared, slices))
+def grid_of(prepared, slices, tile, max_memory):
+    """The grid of prepared rows, chosen from a sample of them. It stays with them: it is small."""
+    key = "grid", prepared.distance, slices
+    if key not in prepared.packed:
+        rows = prepared.rows
+        size = max(1, min(_codes.SAMPLE, max_memory // (128 * rows.shape[1])))
+        sample = rows[torch.from_numpy(_codes.sample(len(rows), size)).to(rows.device)]
+        center, unit = _whole_range(points(sample, prepared.distance).double(), slices)
+        grid = Grid(prepared.distance, slices, center, unit, torch.inf)
+        residuals = encode(sample, grid, tile).residual.sort().values
+        prepared.packed[key] = Grid(prepared.distance, slices, grid.center, unit, 2 * float(residuals[int(0.9 * (len(residuals) - 1))]))
+    return prepared.packed[key]
 
 
-def _encode(prepared, slices):
-    rows, distance = prepared.rows, prepared.distance
-    sample = points(rows[:: -(-len(rows) // _SAMPLE)], distance)
-    center = sample.median(0).values
-    grid = Grid(center, _unit(sample - center, slices), slices)
-    parts, residuals, zero = [], [], []
-    for part in rows.split(_ROWS):
-        part = points(part, distance)
-        if distance in ON_SPHERE:
-            zero.append(~part.any(1))
-        encoded, residual = grid.encode(part)
-        parts.append(encoded)
-        residuals.append(residual)
-    residuals = torch.cat(residuals)
-    outlying = residuals > 2 * residuals.sort().values[9 * (len(rows) - 1) // 10]
-    if zero:
-        outlying |= torch.cat(zero)
-    whole = Slices(
-        torch.cat([part.high for part in parts]),
-        None if slices == 1 else torch.cat([part.low for part in parts]),
-        torch.cat([part.norms for part in parts]),
-    )
-    times, residual = torch.where(outlying, 0, multiplicity(prepared)), torch.where(outlying, 0, residuals).amax()
-    return Coded(grid, whole, times, residual, outlying.nonzero()[:, 0])
+def _whole_range(rows, slices):
+    """center (D,) and unit of a grid that holds rows such as these (n, D), but for outliers: one value cut off makes a row apart, which
+    every query looks at."""
+    center = rows.median(0).values
+    largest = float((rows - center).abs().amax(1).quantile(0.95))
+    return center, max(_codes._rounded(_MARGIN[slices] * largest / _ENDS[slices][1]), _codes._SMALLEST_UNIT)
 
 
-def _unit(deviations, slices):
-    """The step of a grid that holds points (n, D) about its center, but for outliers: a value cut off would be the largest rest by far."""
-    largest = deviations.abs().amax(1).quantile(0.95)
-    return max(_codes._rounded(float(_MARGIN[slices] * largest / _LARGEST[slices])), _codes._SMALLEST_UNIT)
+def encode(rows, grid, tile):
+    """Codes of rows (n, D); `tile` elements at a time in float64, five times.
+
+    The rest of a row is off by 2^-53 (|x - center| + |rest|), which the residual covers: a code times the unit is exact.
+    """
+    n, D = rows.shape
+    unit, (smallest, largest) = grid.unit, _ENDS[grid.slices]
+    high = torch.empty((n, D), dtype=torch.int8, device=rows.device)
+    low = torch.empty_like(high) if grid.slices == 2 else None
+    squares, residual, low_length = torch.zeros((3, n), dtype=torch.float64, device=rows.device)
+    zero = torch.zeros(n, dtype=torch.bool, device=rows.device)
+    step = max(1, tile // D)
+    for start in range(0, n, step):
+        at = slice(start, start + step)
+        rest = points(rows[at], grid.distance)
+        if grid.distance in ON_SPHERE:
+            zero[at] = ~rest.any(1)
+        rest = rest - grid.center
+        codes = (rest / unit).round_().clamp_(smallest, largest)
+        rest.sub_(codes * unit)
+        residual[at] = rest.square_().sum(1)
+        if low is None:
+            high[at] = codes
+        else:
+            top = torch.floor(codes / 256 + 0.5)
+            high[at] = top
+            lower = codes.sub(top, alpha=256)
+            low[at] = lower
+            low_length[at] = lower.square_().sum(1)
+        squares[at] = codes.square_().sum(1)
+    residual.sqrt_().mul_(1 + 4 * (D + 16) * _UNIT).add_(squares.sqrt(), alpha=4 * unit * _UNIT).add_(unit * D * 2.0**-100)
+    return Codes(high, low, squares, residual, low_length.sqrt_().mul_(1 + 4 * (D + 16) * _UNIT), zero)
+
+
+class SliceBlock:
+    """Queries (n) before rows (m), both coded: a key a pair, of which the squared distance S of their codes is weight * key + |x|^2, up to
+    `slack`. Then | |x - y| - unit sqrt(S) | <= rest, and all bounds of one query are thresholds of its keys.
+
+    One slice: the key is |y|^2 - 2 x y, an exact integer. Two: the same over 256 without low * low, in float32; of 2^-24 ((|x| + |y|)^2) /
+    256, lengths with those of their low slices, the rounding takes less than 8. Rows that are `apart` have no bounds here.
+    """
+
+    def __init__(self, x, y, grid, first):
+        self._grid, self._first, D = grid, first, x.high.shape[1]
+        self.apart = (y.residual > grid.usual) | y.zero
+        usual = ~self.apart
+        self._squares, self._weight = x.squares, 1 if y.low is None else 256
+        self._rest = torch.where(x.zero, torch.inf, x.residual + _largest(y.residual, usual)) * (1 + 4 * _UNIT)
+        self._slack = torch.zeros_like(x.squares)
+        self._relative = 8 * (D + 8) * _UNIT  # twice that of the value and of the bound itself
+        self._absolute = 8 * D * _SMALLEST
+        high = products(x.high, y.high)
+        if y.low is None:
+            self.keys = torch.sub(y.squares.to(high.dtype), high, alpha=2, out=high)
+            last = torch.iinfo(high.dtype).max
+        else:
+            self.keys = high.float().mul_(256).add_(products(torch.cat([x.high, x.low], 1), torch.cat([y.low, y.high], 1)))
+            torch.sub((y.squares / 256).float(), self.keys, alpha=2, out=self.keys)
+            last = torch.inf
+            lengths = x.squares.sqrt() + x.low_length + _largest(y.squares.sqrt() + y.low_length, usual)
+            self._slack = 2 * x.low_length * _largest(y.low_length, usual) + lengths.square() * 2.0**-21
+        if self.apart.any():
+            self.keys.masked_fill_(self.apart, last)
+        self._last = last
+
+    def rows(self, columns):
+        """Their numbers."""
+        return columns + self._first
+
+    def uppers(self, k):
+        """(n, <= k) float64: as many values are at most this large, ascending."""
+        keys = smallest(self.keys, k)
+        squared = self._squared(keys, slice(None, None), 1)
+        length = self._grid.unit * squared.sqrt() * (1 + 16 * _UNIT) + self._rest[:, None]
+        return torch.where(keys == self._last, torch.inf, self._halved(length.square() * (1 + self._relative) + self._absolute))
+
+    def lower(self, queries, columns):
+        """(P,) bounds from below of the pairs."""
+        squared = self._squared(self.keys[queries, columns][:, None], queries, -1)[:, 0]
+        length = self._grid.unit * squared.sqrt() * (1 - 16 * _UNIT) - self._rest[queries]
+        return self._halved((length.clamp_(min=0).square_() * (1 - self._relative) - self._absolute).clamp_(min=0))
+
+    def open(self, limit):
+        """(n, m): pairs whose value may be at most limit (n,)."""
+        root = ((self._doubled(limit.clamp(min=0)) + self._absolute) * (1 + self._relative)).sqrt() * (1 + 4 * _UNIT)
+        squared = ((root + self._rest) * (1 + 16 * _UNIT) / self._grid.unit).square()
+        return self.keys <= self._threshold(squared, 1)
+
+    def inside(self, limit):
+        """(n, m): pairs whose value is surely below limit (n,)."""
+        root = ((self._doubled(limit) - self._absolute).clamp(min=0) * (1 - self._relative)).sqrt() * (1 - 4 * _UNIT)
+        squared = ((root - self._rest).clamp(min=0) * (1 - 16 * _UNIT) / self._grid.unit).square()
+        return self.keys < self._threshold(squared, -1)
+
+    def _squared(self, keys, queries, sign):
+        """(..., j) squared distances of the codes, rounded up (sign 1) or down (-1)."""
+        offset, slack = self._squares[queries, None], self._slack[queries, None]
+        squared = keys.double() * self._weight + offset + sign * slack
+        return (squared + sign * 8 * _UNIT * (squared.abs() + 2 * offset + slack)).clamp_(min=0)
+
+    def _threshold(self, squared, sign):
+        """(n, 1) of the keys: those of `squared` (n,), or beyond it by the rounding (sign 1) or below (-1)."""
+        key = squared - self._squares + sign * (self._slack + 16 * _UNIT * (squared + self._squares + self._slack))
+        key = key / self._weight
+        if self.keys.is_floating_point():
+            return (key + sign * key.abs() * 2.0**-22).float()[:, None].clamp_(max=3e38)
+        whole = torch.iinfo(self.keys.dtype)
+        key = torch.nan_to_num(key, whole.max).clamp_(max(whole.min, -(2.0**62)), min(whole.max - 1, 2.0**62))
+        return key.floor_().to(self.keys.dtype)[:, None]
+
+    def _doubled(self, value):
+        """The squared distance behind a value."""
+        return 2 * value if self._grid.distance in ON_SPHERE else value
+
+    def _halved(self, squared):
+        """The value behind a squared distance."""
+        return squared / 2 if self._grid.distance in ON_SPHERE else squared
+
+
+def smallest(keys, k):
+    """(n, <= k) keys, ascending: as many of the pairs of each row are at most these. The k smallest, or of the minima of groups."""
+    if k == 1:
+        return keys.amin(1, keepdim=True)
+    m = keys.shape[1]
+    group = m // (4 * k)  # three out of four of the nearest k fall in groups of their own, and a minimum is cheaper than a selection
+    if group > 1:
+        keys = keys[:, : m // group * group].unflatten(1, (-1, group)).amin(2)
+    return keys.topk(min(k, keys.shape[1]), largest=False).values
+
+
+def _largest(values, chosen):
+    """Of the chosen (m,): 0 if there is none."""
+    return torch.where(chosen, values, 0.0).amax()

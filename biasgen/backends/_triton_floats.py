@@ -5,7 +5,7 @@ bound of the codes leaves within the limit is listed and valued, and (value, row
 """
 import torch
 
-from biasgen.backends._slices import coded
+from biasgen.backends._triton_slices import coded, encode
 from biasgen.backends._values import ON_SPHERE, pair_values, points, rooted, square_root
 from biasgen.triton_kernels.exact_values import squared
 from biasgen.triton_kernels.nearest import nearest
@@ -59,7 +59,7 @@ class _Block:
     def __init__(self, query, prepared, slices):
         self._prepared, self._distance, self._coded = prepared, prepared.distance, coded(prepared, slices)
         self._x = points(query, self._distance)
-        self._slices, self._residuals = self._coded.grid.encode(self._x)
+        self._slices, self._codes = encode(query, self._coded.grid)
         self.opened = 0
 
     def first_limit(self, k):
@@ -74,11 +74,11 @@ class _Block:
         """Yield (slice of the queries, numbers of queries in it, rows, values) by query and row: all pairs with a value that `length` (n,)
         allows, and some that it does not. counts (n,): pairs that are surely within go there instead, with multiplicity."""
         reference = self._coded
-        near, far = reference.limits(length, self._residuals)
+        near, far = reference.limits(length, self._codes.residual)
         if counts is None:
             near = torch.full_like(far, -1)
         elif self._distance in ON_SPHERE:
-            near = torch.where(self._x.any(1), near, -1)  # the value between zero and another row is not half a square
+            near = torch.where(self._codes.zero, -1, near)  # the value between zero and another row is not half a square
         within = Within(self._slices, reference.slices, reference.multiplicity, near, far)
         if counts is not None:
             counts += within.weights

@@ -7,6 +7,11 @@ from biasgen import distances
 ON_SPHERE = ("cosine", "correlation")
 
 
+def on_host(rows):
+    """Rows on the CPU as NumPy has them: tokens beyond 255, which a tensor holds as the int16 of their bits, as uint16."""
+    return rows.numpy().view(np.uint16) if rows.dtype == torch.int16 else rows.numpy()
+
+
 def points(rows, distance):
     """What a distance compares, from rows (n, D): integer rows as they are where its values are integers; else float64, centered
     (correlation) and at length 1 (correlation, cosine)."""

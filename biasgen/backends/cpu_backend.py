@@ -1,13 +1,15 @@
 """Native CPU kernels: one loop source for three instruction sets, single-threaded blocks on a pool of Python threads."""
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from biasgen import _settings
-from biasgen.backends import _codes
+from biasgen.backends import _codes, _denoise_paths
 from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._log_field import refuse
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._values import on_host
 
 try:
     from biasgen import _cpu
@@ -16,13 +18,17 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
-    "knn": {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean")},
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
+    "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 # Queries of one unit of work. Hamming: 512 x 12 000 tokens take about 0.3 ms, thirty times what handing them out costs. Else each unit
 # packs the reference for itself, which takes as long as 20 to 50 queries do.
-QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024}
+QUERY_BLOCK = {"hamming": 512, "sqeuclidean": 1024, "cosine": 1024, "correlation": 1024}
+SLOW_BLOCK = 1 << 33  # queries times reference rows times features that keep a thread busy for some 10 ms with AVX-512, 100 ms without
+MAX_MEMORY = 256 << 20  # bytes for the temporaries of the empirical denoiser
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
+PLANES = (*range(1, 9), 12, 16)  # bits of a token that there are kernels for
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
 
@@ -43,20 +49,20 @@ def isa() -> str:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
 
-    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), int64 or
-    for floats float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,) distinct rows at the smallest value, tie_counts (N,)
-    the same with multiplicity, int64.
+    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
+    Returns values (N, k), int64 where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,)
+    distinct rows at the smallest value, tie_counts (N,) the same with multiplicity, int64.
     """
     search, _, operands = _search(query, prepared)
-    n, source, multiplicity = len(query), query.numpy(), prepared.multiplicity.numpy()
-    values = torch.empty((n, k), dtype=torch.float64 if query.is_floating_point() else torch.int64)
+    n, source, multiplicity = len(query), on_host(query), prepared.multiplicity.numpy()
+    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64)
     out = [values, *(torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n,), (n,)))]
     arrays = [t.numpy() for t in out]
 
     def work(start, stop):
         search(source[start:stop], *operands, multiplicity, *(a[start:stop] for a in arrays))
 
-    run_blocks(work, n, _query_block(prepared.distance, n))
+    _run(work, n, prepared)
     return tuple(out)
 
 
@@ -64,42 +70,61 @@ def rows_within(query, prepared, radius, offsets):
     """Distinct rows at value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
     _, search, operands = _search(query, prepared)
     rows = torch.empty(int(offsets[-1]), dtype=torch.int64)
-    source, radius, offsets, out = query.numpy(), radius.numpy(), offsets.numpy(), rows.numpy()
+    source, radius, offsets, out = on_host(query), radius.numpy(), offsets.numpy(), rows.numpy()
 
     def work(start, stop):
         search(source[start:stop], *operands, radius[start:stop], offsets[start : stop + 1], out)
 
-    run_blocks(work, len(query), _query_block(prepared.distance, len(query)))
+    _run(work, len(query), prepared)
     return rows
 
 
 def _search(query, prepared):
     """The native knn and rows_within for these rows, and what both take after the query: the reference as the kernels want it."""
     level = isa()
-    if query.is_floating_point():
+    start = level, prepared.distance
+    if not prepared.integer:
         codes = _encoded(level, query.dtype, prepared)
-        return partial(_cpu.knn_floats, level), partial(_cpu.floats_within, level), codes.operands
-    bits, reference = 8, prepared.rows.numpy()
+        return partial(_cpu.knn_floats, *start), partial(_cpu.floats_within, *start), codes.operands
+    bits, reference = 8, on_host(prepared.rows)
     if prepared.distance == "hamming":
-        bits = max(1, int(query.numpy().max()).bit_length(), prepared.largest.bit_length())  # torch would start its threads for this
+        largest = max(int(on_host(query).max()), prepared.largest)  # torch would start its threads for this
+        bits = next(bits for bits in PLANES if largest < 2**bits)
         if bits not in prepared.packed:  # bit planes, which serve every instruction set
             prepared.packed[bits] = _cpu.pack_reference(level, reference, bits)
         reference = prepared.packed[bits]
-    start = level, prepared.distance
     return partial(_cpu.knn, *start), partial(_cpu.rows_within, *start), (reference, len(prepared.rows), bits)
 
 
 def _encoded(level, dtype, prepared):
     """Codes of the rows, as `dtype` where that of the query is wider than theirs; they stay with `prepared`."""
-    if dtype not in prepared.packed:
+    key = dtype, prepared.distance
+    if key not in prepared.packed:
         with exact_arithmetic(prepared.rows.numel()):
-            prepared.packed[dtype] = _codes.encode(_cpu, level, prepared.rows.to(dtype).numpy())
-    return prepared.packed[dtype]
+            prepared.packed[key] = _codes.encode(_cpu, level, prepared.rows.to(dtype).numpy(), prepared.distance)
+    return prepared.packed[key]
 
 
-def _query_block(distance, n):
-    """Queries of one unit of work."""
-    return min(QUERY_BLOCK[distance], max(LEAST_BLOCK, -(-n // num_threads())))
+def _run(work, n, prepared):
+    """work(start, stop) for blocks of n queries."""
+    block = min(QUERY_BLOCK[prepared.distance], max(LEAST_BLOCK, -(-n // num_threads())))
+    run_blocks(work, n, block, slow=min(n, block) * prepared.rows.numel() >= SLOW_BLOCK)
+
+
+def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
+
+    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
+    checked by the op, the weights normalized. The temporaries take about max_memory bytes.
+    """
+    level, rows = isa(), prepared.rows
+    key = "empirical_denoise", level
+    if key not in prepared.packed:
+        codes = partial(_encoded, level, rows.dtype, replace(prepared, distance="sqeuclidean"))
+        prepared.packed[key] = _denoise_paths.reference_of(_cpu, level, rows.numpy(), codes)
+    arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
+    found = _denoise_paths.empirical_denoise(_cpu, level, prepared.packed[key], *arrays, max_memory or MAX_MEMORY)
+    return tuple(torch.from_numpy(values) for values in found)
 
 
 def tree_posterior(log_field, rules, weights):

@@ -10,7 +10,7 @@ from biasgen.backends._values import pair_values, points, rooted
 from biasgen.distances import DISTANCES
 
 DEVICES = ("cpu", "cuda")
-SEARCH = {"dtypes": ("uint8", "float32", "float64"), "distances": tuple(DISTANCES)}
+SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(DISTANCES)}
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
     **{op: SEARCH for op in ("knn", "range_count", "distance_histogram", "pairwise_distances", "paired_distances")},
@@ -31,9 +31,10 @@ def isa() -> None:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query, in blocks whose temporaries take about max_memory bytes.
 
-    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), the
-    distances (squared for euclidean), and distinct rows (N, k) by (value, row), tie_rows (N,) distinct rows at the smallest value,
-    tie_counts (N,) the same with multiplicity; int64, but values are float64 unless the distance has integer values for these rows.
+    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
+    Returns values (N, k), the distances (squared for euclidean), and distinct rows (N, k) by (value, row), tie_rows (N,) distinct rows at
+    the smallest value, tie_counts (N,) the same with multiplicity; int64, but values are float64 unless the distance has integer values
+    for these rows.
     """
     with exact_arithmetic(_elements(query, prepared)):
         return _search.knn(query, prepared, k, max_memory or MAX_MEMORY)
@@ -80,11 +81,13 @@ def _elements(query, prepared):
     return max(len(query) * len(prepared.rows), query.numel(), prepared.rows.numel()) * 16
 
 
-def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D) and log p(x_t) (B,), float64. x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64:
+def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability, 0, (B,), float64; float64 throughout.
+
+    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
     checked by the op, the weights normalized. Blocks whose temporaries take about max_memory bytes.
     """
-    return _empirical_denoise.empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
+    return _empirical_denoise.empirical_denoise(x_t, prepared.rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
 def tree_posterior(log_field, rules, weights):

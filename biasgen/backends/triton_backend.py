@@ -6,7 +6,7 @@ from biasgen.backends._mode import exact_arithmetic
 from biasgen.backends._values import square_root
 
 DEVICES = ("cpu",) if _settings.triton_interpreted() else ("cuda",)
-_SEARCH = {"dtypes": ("uint8", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")}
+_SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")}
 OPS = {
     "knn": _SEARCH,
     "range_count": _SEARCH | {"distances": (*_SEARCH["distances"], "euclidean")},
@@ -40,20 +40,20 @@ def isa() -> None:
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query.
 
-    query (N, F): uint8, or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared. Returns values (N, k), float64
-    unless the distance has integer values for these rows, and distinct rows (N, k) by (value, row); tie_rows (N,) distinct rows at the
-    smallest value, tie_counts (N,) the same with multiplicity; int64. Takes the rows once more as int8 (floats: one or two bytes a
-    feature; one-hot tokens: a byte for each symbol of a position) and about max_memory bytes for pairs left open.
+    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
+    Returns values (N, k), float64 unless the distance has integer values for these rows, and distinct rows (N, k) by (value, row);
+    tie_rows (N,) distinct rows at the smallest value, tie_counts (N,) the same with multiplicity; int64. Takes the rows once more as int8
+    (floats: one or two bytes a feature; one-hot tokens: a byte for each symbol of a position) and about max_memory bytes for open pairs.
     """
-    from biasgen.backends import _slices, _triton_floats
+    from biasgen.backends import _triton_floats, _triton_slices
     from biasgen.triton_kernels.nearest import nearest
 
     with exact_arithmetic(_elements(query, prepared)):
         if not prepared.integer:
             return _triton_floats.knn(query, prepared, k, max_memory or MAX_MEMORY)
-        whole, reference = _slices.integers(query, prepared)
+        whole, reference = _triton_slices.integers(query, prepared)
         starts = range(0, len(query), _NEAREST)
-        parts = [nearest(whole[at : at + _NEAREST], reference, _slices.multiplicity(prepared), k) for at in starts]
+        parts = [nearest(whole[at : at + _NEAREST], reference, _triton_slices.multiplicity(prepared), k) for at in starts]
         values, *found = (torch.cat(column) for column in zip(*parts, strict=True))
         return values // _unit(prepared), *found
 
@@ -74,7 +74,7 @@ def rows_within(query, prepared, radius, offsets):
 
 
 def range_count(query, prepared, radius, max_memory=None):
-    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query."""
+    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query. One view."""
     from biasgen.backends import _triton_floats
 
     with exact_arithmetic(_elements(query, prepared)):
@@ -92,13 +92,13 @@ def _elements(query, prepared):
 
 def _within(query, prepared, near, far):
     """Yield what lies within the limits of each block of queries, for integers."""
-    from biasgen.backends import _slices
+    from biasgen.backends import _triton_slices
     from biasgen.triton_kernels.within import Within
 
-    whole, reference = _slices.integers(query, prepared)
+    whole, reference = _triton_slices.integers(query, prepared)
     for start in range(0, len(query), QUERIES):
         at = slice(start, start + QUERIES)
-        yield Within(whole[at], reference, _slices.multiplicity(prepared), near[at], far[at])
+        yield Within(whole[at], reference, _triton_slices.multiplicity(prepared), near[at], far[at])
 
 
 def _unit(prepared):

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from biasgen.cli._sources import SOURCES
+from biasgen.cli._sources import SOURCES, add_views, in_views
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heldout", type=Path, required=True, help="held-out rows, of the law and preprocessing of --train")
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
     parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
+    add_views(parser)
     parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")
     parser.add_argument("--seed", type=int, default=0, help="of the permutations and the self-test (default 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON; - for standard output, no table")
@@ -24,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from biasgen.metrics.evaluate import evaluate
 
     sets = {name: load_set(getattr(arguments, name), name) for name in ("gen", "train", "heldout")}
+    sets["train"] = in_views(sets["train"], arguments.views, arguments.distance)
     options = {name: getattr(arguments, name) for name in ("alpha", "distance", "permutations", "seed")}
     report = evaluate(**sets, **options)
     text = report.to_json()
@@ -34,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         return status
     rows = ", ".join(f"{name} {entry['n']} ({entry['distinct']} distinct)" for name, entry in report.sets.items())
     settings = "distance {distance}; {permutations} permutations, seed {seed}".format(**report.params)
+    if report.params["views"] != ("identity",):
+        settings += f"; views {', '.join(report.params['views'])}"
     print(f"rows: {rows}; {settings}\n")
     print(report.table())
     if arguments.json:

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from biasgen.cli._sources import SOURCES
+from biasgen.cli._sources import SOURCES, add_views, in_views
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("train", type=Path, metavar="TRAIN", help="training rows, of the same shape, element type and value range")
     parser.add_argument("--top", type=int, default=50, help="pairs to list, the nearest first (default 50)")
     parser.add_argument("--distance", help="name; default: hamming for integer types other than uint8, else sqeuclidean")
+    add_views(parser)
     parser.add_argument("--grid", type=Path, metavar="PNG", help="also draw the pairs, generated above training row: images only")
 
 
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.grid and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--grid: matplotlib is not installed: pip install 'biasgen[report]'")
     gen, train = load_set(arguments.gen, "gen"), load_set(arguments.train, "train")
+    train = in_views(train, arguments.views, arguments.distance)
     distance = check_sets(arguments.distance, train=train, gen=gen)
     if distance != "hamming":     # symbols have no scale
         check_ranges(gen=gen, train=train, heldout=train)
@@ -41,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = knn(gen, reference)
     distances, indices, ties = (to_numpy(values) for values in (found.distances[:, 0], found.indices[:, 0], found.tie_counts))
     order = np.argsort(distances, kind="stable")[: arguments.top]
-    print(f"{len(gen)} generated rows, {len(reference)} training rows ({reference.distinct} distinct); distance {distance}\n")
+    views = "" if reference.views == ("identity",) else f"; views {', '.join(reference.views)}"
+    print(f"{len(gen)} generated rows, {len(reference)} training rows ({reference.distinct} distinct); distance {distance}{views}\n")
     table = [("generated", "training", "distance", "ties")]
     table += [(str(i), str(indices[i]), f"{distances[i]:.9g}", str(ties[i])) for i in order]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen import distances
 from biasgen.diffusion import Schedule, forward_process, reverse_times, reverse_trajectory, sample_tokens
 from biasgen.ops import philox
-from biasgen.ops._rows import as_tensor, dtype_name
+from biasgen.ops._rows import as_tensor, dtype_name, widened
 from biasgen.ops.empirical_denoise import float_rows
 
 
@@ -87,8 +88,9 @@ def uturn(
             x_t = forward_process(batch, schedule.at(t0), torch.from_numpy(z).reshape(batch.shape).to(batch.device))
             times = reverse_times(int(t0), int(t0))
             samples[first : first + batch_size] = reverse_trajectory(denoiser, schedule, x_t, times, seed=seed, offset=number)
-    elif kind.startswith("int") and rows.ndim == 2:
-        x0 = as_tensor(rows)
+    elif kind in distances.TOKENS and kind != "uint8" and rows.ndim == 2:
+        stored = as_tensor(rows)
+        x0 = widened(stored)
         lowest, highest = (int(symbol) for symbol in x0.aminmax())
         Q = highest + 1 if Q is None else Q
         if not 0 <= lowest <= highest < Q:
@@ -105,9 +107,9 @@ def uturn(
             t_start=int(t0),
             batch_size=batch_size,
             device=x0.device,
-        ).to(x0.dtype)
+        ).to(stored.dtype)
     else:
-        raise ValueError(f"rows: want floats in the denoiser's space or (n, L) signed integers, got {kind} of shape {tuple(rows.shape)}")
+        raise ValueError(f"rows: want floats in the denoiser's space or (n, L) non-uint8 integers, got {kind} of shape {tuple(rows.shape)}")
     return samples if isinstance(rows, torch.Tensor) else samples.numpy()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from biasgen.data.hygiene import ROW_TYPES, ContentDisjoint, describe
 from biasgen.data.images import load_images
-from biasgen.data.row_file import SUFFIX, read_rows
+from biasgen.data.row_file import SUFFIX, alike, read_rows
 from biasgen.data.safetensors import map_tensor, read_header
 from biasgen.data.training_set import TrainingSet
 from biasgen.ops._rows import dtype_name
@@ -130,22 +130,8 @@ def _choose(names: list[str], entry: str | None, default: str | None = None) -> 
 
 
 def _join(parts: Iterable[Any], name: str) -> np.ndarray | torch.Tensor:
-    blocks: list[Any] = []
-    for i, block in enumerate(parts):
-        if not isinstance(block, np.ndarray | torch.Tensor) or block.ndim < 2:
-            raise TypeError(f"{name}: want blocks that are arrays or tensors (n, ...), got {type(block).__name__} as block {i}")
-        blocks.append(block)
-        if _kind(block) != _kind(blocks[0]):
-            raise ValueError(f"{name}: want {_kind(blocks[0])} as block 0, got {_kind(block)} as block {i}")
-    if not blocks:
-        raise ValueError(f"{name}: want at least one block, got none")
+    blocks = list(alike(parts, name))
     return torch.cat(blocks) if isinstance(blocks[0], torch.Tensor) else np.concatenate(blocks)
-
-
-def _kind(block: np.ndarray | torch.Tensor) -> str:
-    """What blocks must have in common, in words."""
-    what = f"a tensor on {block.device}" if isinstance(block, torch.Tensor) else "an array"
-    return f"{what} of {dtype_name(block, 'block')} rows of shape {tuple(block.shape[1:])}"
 
 
 def _split_sets(path: Path) -> dict[str, dict[str, Any]]:

@@ -36,12 +36,16 @@ class ContentDisjoint:
         return f"ContentDisjoint({len(self)} rows)"
 
 
-def contents(rows: Any) -> np.ndarray:
-    """(N,) int64: for each row of (N, ...) the index of the first row of the same bytes.
+def contents(*sets: Any) -> np.ndarray:
+    """(N,) int64: for each row of the sets (n, ...), joined, the index of the first row of the same bytes.
 
-    Rows are compared by 128-bit BLAKE2b digests, so that a memory-mapped set is read once, in order. Memory: 16 bytes a row.
+    Sets of several types are compared in the type that holds them all. Rows are compared by 128-bit BLAKE2b digests, so that a
+    memory-mapped set is read once, in order. Memory: 16 bytes a row.
     """
-    digests = b"".join(_row_digests(block) for block in blocks(rows, _BLOCK_BYTES))
+    names = {dtype_name(rows, "rows") for rows in sets}
+    common = np.result_type(*names) if len(names) > 1 else None
+    parts = (block if common is None else _values(block).astype(common) for rows in sets for block in blocks(rows, _BLOCK_BYTES))
+    digests = b"".join(_row_digests(part) for part in parts)
     _, first, inverse = np.unique(np.frombuffer(digests, dtype="V16"), return_index=True, return_inverse=True)
     return first[inverse]
 
@@ -51,23 +55,41 @@ def describe(rows: Any) -> dict[str, Any]:
 
     rows (N, ...) array or tensor with at least one value; may be memory-mapped: it is read once, in order. Memory: 16 bytes a row.
     """
-    digest, digests, total, extremes = hashlib.sha256(), [], 0.0, []
+    of_rows = Description()
     for block in blocks(rows, _BLOCK_BYTES):
-        digest.update(as_stored(block))
-        digests.append(_row_digests(block))
+        of_rows.add(block)
+    return of_rows.result()
+
+
+class Description:
+    """describe of rows that come in blocks: add(block) for each, then result()."""
+
+    def __init__(self) -> None:
+        self._digest, self._row_digests, self._total, self._count, self._extremes = hashlib.sha256(), [], 0.0, 0, []
+
+    def add(self, block: Any) -> None:
+        """The next rows (n, ...), of one type and shape."""
+        self._dtype = dtype_name(block, "rows")
+        self._digest.update(as_stored(block))
+        self._row_digests.append(_row_digests(block))
         values = _values(block)
-        total += float(values.sum(dtype=np.float64))
-        extremes.append((values.min(), values.max()))
-    lows, highs = zip(*extremes, strict=True)
-    return {
-        "n": len(rows),
-        "distinct": len(np.unique(np.frombuffer(b"".join(digests), dtype="V16"))),
-        "dtype": dtype_name(rows, "rows"),
-        "low": np.min(lows).item(),
-        "high": np.max(highs).item(),
-        "mean": total / (values[0].size * len(rows)),
-        "sha256": digest.hexdigest(),
-    }
+        self._total += float(values.sum(dtype=np.float64))
+        self._count += values.size
+        self._extremes.append((values.min(), values.max()))
+
+    def result(self) -> dict[str, Any]:
+        """The description of all rows so far, at least one."""
+        digests = np.frombuffer(b"".join(self._row_digests), dtype="V16")
+        lows, highs = zip(*self._extremes, strict=True)
+        return {
+            "n": len(digests),
+            "distinct": len(np.unique(digests)),
+            "dtype": self._dtype,
+            "low": np.min(lows).item(),
+            "high": np.max(highs).item(),
+            "mean": self._total / self._count,
+            "sha256": self._digest.hexdigest(),
+        }
 
 
 def as_stored(block: Any) -> np.ndarray:

@@ -3,19 +3,21 @@
 Layout, all numbers little-endian:
 
     0    8 bytes   b"biasgen\\n"
-    8    uint32    version of the layout, 1
+    8    uint32    version of the layout, 2
     12   uint32    H, bytes of the header; 48 + H is a multiple of 64
     16   32 bytes  SHA-256 of the header
     48   H bytes   header, a JSON object in UTF-8, filled up with spaces
     48+H           rows in C order, to the end of the file; bfloat16 as its 16-bit words
 
-Header: biasgen (version that wrote it), shape, distance, and description: dtype, sha256 of the rows' bytes and the other fields of
-data.hygiene.describe. The two digests cover every byte. Nothing in the file is run, nothing is packed for one machine.
+Header: biasgen (version that wrote it), shape, distance, views (version 1 has none: ["identity"]), and description: dtype, sha256 of the
+rows' bytes and the other fields of data.hygiene.describe. The two digests cover every byte. Nothing in the file
+is run, nothing is packed for one machine.
 """
 import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +25,72 @@ import numpy as np
 import torch
 
 from biasgen._version import __version__
-from biasgen.data.hygiene import ROW_TYPES, as_stored
+from biasgen.data.hygiene import ROW_TYPES, Description, as_stored
+from biasgen.ops._rows import dtype_name
 from biasgen.ops._stream import blocks
+from biasgen.ops._views import checked_views
 
 SUFFIX = ".biasgen"
-VERSION = 1
+VERSION = 2
+_VERSIONS = (1, 2)     # that are read
 _MAGIC = b"biasgen\n"
 _FIXED = 48     # bytes before the header
-_ALIGNMENT = 64     # of the rows: a cache line
+_ROWS_BEGIN = 4096     # in a file that is written: longer than any header, and a page
 _MAX_HEADER = 1 << 20
 _BLOCK_BYTES = 1 << 24     # of rows read or written together
-_FIELDS = {"biasgen": str, "shape": list, "distance": str, "description": dict}     # of the header: name -> type
+_FIELDS = {"biasgen": str, "shape": list, "distance": str, "views": list, "description": dict}     # of the header: name -> type
 _DESCRIPTION = {"n": int, "distinct": int, "dtype": str, "low": int | float, "high": int | float, "mean": float, "sha256": str}
 
 
-def write_rows(path: str | Path, rows: Any, distance: str, description: dict[str, Any]) -> None:
-    """Write the file of `rows` (N, ...). It appears under its name when it is whole; an interrupted write leaves nothing.
+def write_rows(path: str | Path, parts: Iterable[Any], distance: str, views: tuple[str, ...]) -> dict[str, Any]:
+    """Write the file of rows that come in blocks (n, ...), arrays or tensors of one type and shape; returns data.hygiene.describe of them.
 
-    description: data.hygiene.describe of the rows. ValueError for a name that does not end in .biasgen.
+    It appears under its name when it is whole; an interrupted write leaves nothing. Memory: one block and 16 bytes a row. ValueError for
+    a name that does not end in .biasgen.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"path: want a name that ends in {SUFFIX}, got {path}")
-    header = {"biasgen": __version__, "shape": tuple(rows.shape), "distance": distance, "description": description}
-    text = json.dumps(header, allow_nan=False).encode()
-    text += b" " * (-(_FIXED + len(text)) % _ALIGNMENT)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")     # processes that save one set at once do not meet
+    described = Description()
     try:
         with part.open("wb") as file:
-            file.write(_MAGIC + VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little") + hashlib.sha256(text).digest() + text)
-            for block in blocks(rows, _BLOCK_BYTES):
+            file.seek(_ROWS_BEGIN)
+            for block in parts:
                 file.write(as_stored(block).data)
+                described.add(block)
+            description = described.result()
+            shape = (description["n"], *block.shape[1:])
+            header = {"biasgen": __version__, "shape": shape, "distance": distance, "views": views, "description": description}
+            text = json.dumps(header, allow_nan=False).encode().ljust(_ROWS_BEGIN - _FIXED)
+            file.seek(0)
+            file.write(_MAGIC + VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little") + hashlib.sha256(text).digest() + text)
             file.flush()
             os.fsync(file.fileno())     # else a crash may leave the name without the contents
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    return description
+
+
+def alike(parts: Iterable[Any], name: str) -> Iterator[Any]:
+    """The blocks (n, ...) of an iterable, at least one, all of one type and shape; else TypeError or ValueError beginning with `name`."""
+    kind = None
+    for i, block in enumerate(parts):
+        if not isinstance(block, np.ndarray | torch.Tensor) or block.ndim < 2:
+            raise TypeError(f"{name}: want blocks that are arrays or tensors (n, ...), got {type(block).__name__} as block {i}")
+        kind = kind or _kind(block)
+        if _kind(block) != kind:
+            raise ValueError(f"{name}: want {kind} as block 0, got {_kind(block)} as block {i}")
+        yield block
+    if kind is None:
+        raise ValueError(f"{name}: want at least one block, got none")
+
+
+def _kind(block: np.ndarray | torch.Tensor) -> str:
+    """What blocks must have in common, in words."""
+    what = f"a tensor on {block.device}" if isinstance(block, torch.Tensor) else "an array"
+    return f"{what} of {dtype_name(block, 'block')} rows of shape {tuple(block.shape[1:])}"
 
 
 def read_rows(path: str | Path, name: str) -> tuple[np.memmap | torch.Tensor, dict[str, Any]]:
@@ -81,13 +113,14 @@ def read_rows(path: str | Path, name: str) -> tuple[np.memmap | torch.Tensor, di
     if fixed[:8] != _MAGIC:
         raise ValueError(f"{name}: want a file that TrainingSet.save wrote, got {path}")
     version = int.from_bytes(fixed[8:12], "little")
-    if version != VERSION:
-        raise ValueError(f"{name}: {path} has version {version}, biasgen {__version__} reads version {VERSION}")
+    if version not in _VERSIONS:
+        read = " and ".join(map(str, _VERSIONS))
+        raise ValueError(f"{name}: {path} has version {version}, biasgen {__version__} reads versions {read}")
     if len(text) != length or hashlib.sha256(text).digest() != fixed[16:]:
         raise ValueError(f"{name}: {path} is cut off or corrupted in its header")
-    header = _parse(text)
+    header = _parse(text, version)
     if header is None:
-        raise ValueError(f"{name}: {path} has a header that is not one of version {VERSION}")
+        raise ValueError(f"{name}: {path} has a header that is not one of version {version}")
     offset = _FIXED + length
     dtype, shape = header["description"]["dtype"], header["shape"]
     expected = offset + math.prod(shape) * item_size(dtype)
@@ -114,17 +147,25 @@ def item_size(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def _parse(text: bytes) -> dict[str, Any] | None:
+def _parse(text: bytes, version: int) -> dict[str, Any] | None:
     """The header, if it is one."""
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    if version == 1 and isinstance(header, dict):
+        header["views"] = ["identity"]
     if not _has(header, _FIELDS) or not _has(header["description"], _DESCRIPTION):
         return None
     shape = header["shape"]
     sound = 2 <= len(shape) <= 32 and all(type(n) is int and n > 0 for n in shape) and header["description"]["dtype"] in ROW_TYPES
-    return header if sound else None
+    if not sound:
+        return None
+    try:
+        header["views"] = checked_views(header["views"], tuple(shape[1:]))
+    except (ValueError, TypeError):     # a list of lists has no set
+        return None
+    return header
 
 
 def _has(entries: Any, fields: dict[str, Any]) -> bool:

@@ -2,12 +2,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from biasgen.diffusion.denoisers import prediction_of
 from biasgen.diffusion.process import as_double, model_space
 from biasgen.diffusion.schedule import Level
+from biasgen.ops._prepared import prepare
 from biasgen.ops.empirical_denoise import empirical_denoise, float_rows
+from biasgen.results import Denoised
 
 
 class EmpiricalDenoiser:
@@ -22,21 +22,24 @@ class EmpiricalDenoiser:
         As model_space; ValueError for NaN or infinite rows, and, when called, as biasgen.ops.empirical_denoise.empirical_denoise, which
         has the exactness too.
 
-    Memory: the distinct rows; a call needs 256 MiB more at most.
+    Memory: the distinct rows, D + 40 bytes for each; a call needs 256 MiB more at most.
     """
 
     def __init__(self, train: Any, encode: Callable | None = None) -> None:
         rows = model_space(train, encode, name="train")
-        flat, multiplicity = torch.unique(float_rows(rows, "train"), dim=0, return_counts=True)
-        self._rows = flat.reshape(-1, *rows.shape[1:])
-        self._log_weights = multiplicity.double().log()
+        float_rows(rows, "train")
+        self.prepared = prepare(rows, "sqeuclidean", name="train")
 
     def __call__(self, x_t: Any, level: Level) -> Any:
-        return self.posterior(x_t, level)[0]
+        return self.denoise(x_t, level).x0_hat
 
     def log_density(self, x_t: Any, level: Level) -> Any:
         """(B,) float64 log p(x_t), nats: of noised training rows, with respect to Lebesgue measure."""
-        return self.posterior(x_t, level)[1]
+        return self.denoise(x_t, level).log_density
+
+    def effective_sample_size(self, x_t: Any, level: Level) -> Any:
+        """(B,) float64: how many training rows x_t may have come from, one over the sum of their squared posterior probabilities."""
+        return self.denoise(x_t, level).effective_sample_size
 
     def score(self, x_t: Any, level: Level) -> Any:
         """Gradient of log_density by x_t, in its shape, float64: (scale x0_hat - x_t) / sigma**2 (Tweedie)."""
@@ -44,5 +47,10 @@ class EmpiricalDenoiser:
         return prediction_of(self(x_t, level), x_t, level, "score")
 
     def posterior(self, x_t: Any, level: Level) -> tuple[Any, Any]:
-        """(x0_hat, log_density) in one pass."""
-        return empirical_denoise(x_t, self._rows, level.scale, level.sigma, log_weights=self._log_weights)
+        """(x0_hat, log_density) in one pass, as every denoiser with a density has it."""
+        found = self.denoise(x_t, level)
+        return found.x0_hat, found.log_density
+
+    def denoise(self, x_t: Any, level: Level) -> Denoised:
+        """Everything in one pass."""
+        return empirical_denoise(x_t, self, level.scale, level.sigma)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from biasgen.diffusion.schedule import Level, Schedule
-from biasgen.ops._rows import as_tensor
+from biasgen.ops._rows import as_tensor, widened
 
 
 def one_hot(tokens: torch.Tensor | np.ndarray, Q: int, name: str = "tokens") -> torch.Tensor:
@@ -30,9 +30,11 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         (M, ...) floats; tokens (M, L) become (M, L, Q) float32.
 
     Raises:
-        TypeError: neither array nor tensor. ValueError: no rows; uint8 rows without `encode` (their range is the model's affair); a symbol
-        outside 0..Q-1; an `encode` that returns no floats or another number of rows.
+        TypeError: neither array nor tensor. ValueError: no rows; a TrainingSet with views; uint8 rows without `encode` (their range is
+        the model's affair); a symbol outside 0..Q-1; an `encode` that returns no floats or another number of rows.
     """
+    if getattr(rows, "views", ("identity",)) != ("identity",):
+        raise ValueError(f"{name}: want a set without views, got {rows.views}: add the mirror images as rows")
     rows = getattr(rows, "rows", rows)
     if not isinstance(rows, np.ndarray | torch.Tensor):
         raise TypeError(f"{name}: want a NumPy array, a torch tensor or an object with `.rows`, got {type(rows).__name__}")
@@ -49,6 +51,7 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         return rows
     if rows.dtype in (torch.uint8, torch.bool):
         raise ValueError(f"{name}: {rows.dtype} rows want encode=, which maps them to the model's range: e.g. lambda x: x / 127.5 - 1")
+    rows = widened(rows)
     return one_hot(rows, int(rows.max()) + 1 if Q is None else Q, name)
 
 

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from biasgen.metrics._sets import check_sets, check_settings, nearest_distances, prepared
+from biasgen.metrics._sets import check_sets, check_settings, nearest_distances, prepared, views_of
 from biasgen.results import Result
 
 
@@ -27,7 +27,7 @@ def compare(
     settings = {"permutations": permutations, "seed": seed}
 
     def against(reference: Any) -> Result:
-        reference = prepared(reference, distance)
+        reference = prepared(reference, distance, views_of(train, gen, heldout, placebo))
         pair = (nearest_distances(gen, reference, distance), nearest_distances(heldout, reference, distance))
         return replace(test([pair], **settings), per_sample=pair[0])
 

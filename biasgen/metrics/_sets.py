@@ -1,5 +1,6 @@
 """The sets of a metric: checked together, before any search; and the two searches that all metrics share."""
 from dataclasses import replace
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import torch
 
 from biasgen import distances
-from biasgen.data.hygiene import ContentDisjoint
+from biasgen.data.hygiene import ContentDisjoint, contents
 from biasgen.data.training_set import TrainingSet
+from biasgen.ops._rows import as_tensor, widened
+from biasgen.ops._streamed import Streamed, stream
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
 from biasgen.results import Credit
@@ -31,8 +34,8 @@ def rows_of(rows: Any, name: str) -> np.ndarray | torch.Tensor:
 def check_sets(distance: str | None, **sets: Any) -> str:
     """Name of the distance that compares these sets: `distance`, else the one a TrainingSet was prepared for, else the dtype's default.
 
-    ValueError where rows differ in shape or element type, or a TrainingSet was prepared for another distance: a set from another pipeline
-    would look like "no bias". Sets that are None are left out.
+    ValueError where rows differ in shape or element type, or a TrainingSet was prepared for another distance or other views: a set from
+    another pipeline would look like "no bias". Sets that are None are left out.
     """
     sets = {name: rows for name, rows in sets.items() if rows is not None}
     first = next(iter(sets))
@@ -47,6 +50,10 @@ def check_sets(distance: str | None, **sets: Any) -> str:
         if prepared_for is not None and distance is not None and prepared_for != distance:
             raise ValueError(f"distance: want {prepared_for!r}, which {name} was prepared for, got {distance!r}")
         distance = distance or prepared_for
+    views = views_of(*sets.values())
+    for name, candidate in sets.items():
+        if hasattr(candidate, "prepared") and candidate.views != views:
+            raise ValueError(f"views: want {views} of every TrainingSet, as the first has, got {candidate.views} of {name}")
     return distances.get(distance or distances.default(_dtype_name(reference))).name
 
 
@@ -60,20 +67,43 @@ def check_settings(*, permutations: int = 1, alpha: float | None = None, within:
         raise ValueError(f"within: want a distance >= 0, got {within!r}")
 
 
-def pooled(first: Any, second: Any) -> np.ndarray | torch.Tensor:
-    """The rows of both sets, first's first. On the device of a tensor, if one of them is."""
+def views_of(*sets: Any) -> tuple[str, ...]:
+    """The views that these sets are searched in: those of the first TrainingSet among them."""
+    return next((rows.views for rows in sets if hasattr(rows, "prepared")), ("identity",))
+
+
+class Pool:
+    """The rows of two sets, first's first, searched as one reference, in the views of either. On the device of a tensor, if one is.
+
+    Two TrainingSets, or one and an array; the rows of a streamed one stay where they are, those of another are copied.
+    """
+
+    def __init__(self, first: Any, second: Any, distance: str) -> None:
+        self._sets = first, second
+        views = views_of(first, second)
+        block_rows = [rows.prepared.block_rows for rows in self._sets if getattr(rows, "streamed", False)]
+        if block_rows:
+            self.prepared = stream(tuple(rows_of(rows, "pool") for rows in self._sets), distance, "pool", views, min(block_rows))
+        else:
+            self.prepared = prepared(_pooled(first, second), distance, views).prepared
+
+    @cached_property
+    def first_equal(self) -> np.ndarray:
+        """(M,) int64: for each row the index of the first that equals it (a streamed set compares bytes, and is read once)."""
+        if isinstance(self.prepared, Streamed):
+            return contents(*self.prepared.sources)
+        members, offsets = to_numpy(self.prepared.members), to_numpy(self.prepared.offsets)
+        first = np.empty_like(members)
+        first[members] = np.repeat(members[offsets[:-1]], np.diff(offsets))
+        return first
+
+
+def _pooled(first: Any, second: Any) -> np.ndarray | torch.Tensor:
     parts = [rows_of(first, "first"), rows_of(second, "second")]
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     if tensors:
-        return torch.cat([_tensor(part).to(tensors[0].device) for part in parts])
+        return torch.cat([widened(as_tensor(part).to(tensors[0].device)) for part in parts])
     return np.concatenate(parts)
-
-
-def _tensor(rows: np.ndarray | torch.Tensor) -> torch.Tensor:
-    if isinstance(rows, torch.Tensor):
-        return rows
-    # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write, as of a memory-mapped file
-    return torch.from_numpy(np.require(rows, rows.dtype.newbyteorder("="), ("C", "A", "W")))
 
 
 def to_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -81,9 +111,9 @@ def to_numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
-def prepared(rows: Any, distance: str) -> Any:
+def prepared(rows: Any, distance: str, views: tuple[str, ...] = ("identity",)) -> Any:
     """`rows` ready to be searched several times: itself, if it is a TrainingSet already."""
-    return rows if hasattr(rows, "prepared") else TrainingSet(rows, distance=distance)
+    return rows if hasattr(rows, "prepared") else TrainingSet(rows, distance, views)
 
 
 def nearest_distances(query: Any, reference: Any, distance: str) -> np.ndarray:
@@ -113,9 +143,9 @@ def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: floa
 
 
 def _kind(rows: np.ndarray | torch.Tensor) -> str:
-    """Element type, but one for the signed integers: tokens are tokens, whatever they are stored in."""
+    """Element type, but one for all integers but uint8: tokens are tokens, whatever they are stored in."""
     name = _dtype_name(rows)
-    return "tokens" if name.startswith("int") else name
+    return "tokens" if name in distances.TOKENS and name != "uint8" else name
 
 
 def _dtype_name(rows: np.ndarray | torch.Tensor) -> str:

@@ -11,7 +11,7 @@ from biasgen.data.hygiene import contents
 from biasgen.diffusion import Schedule, forward_process, model_space
 from biasgen.diffusion.sampler import Denoiser
 from biasgen.metrics._probe_level import ProbeLevel, labelings
-from biasgen.metrics._sets import check_sets, pooled, rows_of
+from biasgen.metrics._sets import check_sets, rows_of, to_numpy, views_of
 from biasgen.ops import philox
 from biasgen.ops._rows import dtype_name
 from biasgen.ops.empirical_denoise import float_rows
@@ -59,6 +59,8 @@ class AlignmentProbe:
     ) -> None:
         levels = {step: schedule.at(step) for step in _checked_steps(t, splits, permutations)}
         check_sets(None, train=train, heldout=heldout, probe=probe)
+        if views_of(train, heldout, probe) != ("identity",):
+            raise ValueError("train: want rows without views, the empirical denoiser has none: add the mirror images as rows to every set")
         _check_third(train=train, heldout=heldout, probe=probe)
         x0, pool = _in_model_space(encode, probe=probe, train=train, heldout=heldout)
         labels = labelings(len(train), len(heldout), splits, permutations, seed, pool.device)
@@ -136,7 +138,7 @@ def alignment(
 def _check_third(*, probe: Any, **sets: Any) -> None:
     """ValueError where most probe rows are among those of another set: near its own row every denoiser leans to it."""
     for name, rows in sets.items():
-        first = contents(pooled(rows, probe))
+        first = contents(rows_of(rows, name), rows_of(probe, "probe"))
         shared = float((first[len(rows) :] < len(rows)).mean())
         if shared > 0.5:
             raise ValueError(f"probe: want rows of a third set, {shared:.0%} of them are in {name}")
@@ -160,7 +162,7 @@ def _in_model_space(encode: Callable[[Any], torch.Tensor] | None, **sets: Any) -
     if len(rows["probe"]) < 2:
         raise ValueError(f"probe: want at least 2 rows, got {len(rows['probe'])}")
     tokens = encode is None and all("int" in dtype_name(r, name) for name, r in rows.items())
-    Q = 1 + max(int(r.max()) for r in rows.values()) if tokens else None
+    Q = 1 + max(int(to_numpy(r).max()) for r in rows.values()) if tokens else None
     probe, *pool = (model_space(r, encode, Q=Q, name=name) for name, r in rows.items())
     flat = [float_rows(part, name) for name, part in zip(rows, (probe, *pool), strict=True)]       # refuses NaN
     return probe.float(), torch.cat([part.to(probe.device, torch.float64) for part in flat[1:]])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from biasgen.data.hygiene import check_ranges, describe
-from biasgen.metrics._sets import check_sets, check_settings
+from biasgen.metrics._sets import check_sets, check_settings, views_of
 from biasgen.metrics.one_model import one_model
 from biasgen.metrics.self_test import self_test, warnings_of
 from biasgen.results import SCHEMA, Result, json_safe
@@ -55,7 +55,8 @@ def evaluate(
     metrics = one_model(**sets, alpha=alpha, distance=distance, permutations=permutations, seed=seed)
     tests = self_test(train=train, heldout=heldout, distance=distance, seed=seed)
     described = {name: rows.description if hasattr(rows, "description") else describe(rows) for name, rows in sets.items()}
-    return Report(metrics, described, metrics["near_copies"].params, tests, warnings_of(tests))
+    params = metrics["near_copies"].params | {"views": views_of(*sets.values())}
+    return Report(metrics, described, params, tests, warnings_of(tests))
 
 
 def _text(number: float | None) -> str:

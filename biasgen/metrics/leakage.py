@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, pool_credit, pooled, prepared
+from biasgen.metrics._sets import Pool, check_sets, pool_credit
 from biasgen.results import Leakage
 from biasgen.statistics.false_discovery import q_values
 
@@ -30,7 +30,7 @@ def leakage(*, gen: Any, train: Any, heldout: Any, distance: str | None = None, 
     if not 0 < level < 1:
         raise ValueError(f"level: want a share in (0, 1), got {level!r}")
     distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
-    pool = prepared(pooled(train, heldout), distance)
+    pool = Pool(train, heldout, distance)
     weights, of_heldout = np.split(pool_credit(gen, pool, distance).weights, [len(train)])
     p_values = conformal_p_values(weights, of_heldout)
     q = q_values(p_values)

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, check_settings, near_credit, nearest_distances, pool_credit, pooled, prepared
+from biasgen.metrics._sets import Pool, check_sets, check_settings, near_credit, nearest_distances, pool_credit, prepared, views_of
 from biasgen.metrics.train_affinity import affinity
 from biasgen.results import Result
 from biasgen.statistics.intervals import wilson
@@ -38,17 +38,18 @@ def near_copies(
     """
     check_settings(permutations=permutations, alpha=alpha)
     distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
-    train = prepared(train, distance)
+    views = views_of(train, heldout, placebo)
+    train = prepared(train, distance, views)
     to_heldout = nearest_distances(heldout, train, distance)
     v = near_threshold(to_heldout, alpha)
-    pool = prepared(pooled(train, heldout), distance)
+    pool = Pool(train, heldout, distance)
     credit = near_credit(gen, pool, distance, pool_credit(gen, pool, distance), v)
     params = {"distance": distance, "alpha": alpha, "threshold": v, "permutations": permutations, "seed": seed}
     return near_share(
         nearest_distances(gen, train, distance),
         to_heldout,
         v,
-        placebo=None if placebo is None else nearest_distances(gen, placebo, distance),
+        placebo=None if placebo is None else nearest_distances(gen, prepared(placebo, distance, views), distance),
         p_value=affinity(credit, pool, n_train=len(train), permutations=permutations, seed=seed, params={}).p_value,
         n_train=len(train),
         params=params,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, check_settings, near_credit, nearest_distances, pool_credit, pooled, prepared
+from biasgen.metrics._sets import Pool, check_sets, check_settings, near_credit, nearest_distances, pool_credit, prepared, views_of
 from biasgen.metrics.near_copies import near_share, near_threshold
 from biasgen.metrics.nn_divergence import divergence, largest_distance
 from biasgen.metrics.train_affinity import affinity
@@ -45,10 +45,10 @@ class OneModel:
         check_settings(alpha=alpha)
         self.distance = check_sets(distance, train=train, heldout=heldout)
         self.alpha = alpha
-        self.train = prepared(train, self.distance)
+        self.train = prepared(train, self.distance, views_of(train, heldout))
         self.heldout_distances = nearest_distances(heldout, self.train, self.distance)
         self.threshold = near_threshold(self.heldout_distances, alpha)
-        self.pool = prepared(pooled(train, heldout), self.distance)
+        self.pool = Pool(self.train, heldout, self.distance)
         self.largest = largest_distance(heldout, self.distance)
 
     def __call__(self, gen: Any, *, permutations: int = 999, seed: int = 0) -> dict[str, Result]:

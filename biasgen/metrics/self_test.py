@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from biasgen.data.hygiene import contents
-from biasgen.metrics._sets import check_sets, pool_credit, pooled, prepared, rows_of
+from biasgen.metrics._sets import Pool, check_sets, pool_credit, prepared, rows_of, views_of
 from biasgen.metrics.train_affinity import credit_shares
 from biasgen.results import Result
 from biasgen.statistics.permutation import permuted_counts, subset_sums, upper_tail
@@ -68,14 +68,15 @@ def _heldout_affinity(train: Any, heldout: Any, distance: str, rng: np.random.Ge
         return None
     order = rng.permutation(h)
     query, rest = (_take(rows_of(heldout, "heldout"), np.sort(half)) for half in (order[:n], order[n:]))
-    share = credit_shares(pool_credit(query, prepared(pooled(train, rest), distance), distance))
+    pool = Pool(prepared(train, distance, views_of(train, heldout)), rest, distance)
+    share = credit_shares(pool_credit(query, pool, distance))
     permuted = subset_sums(share, m, _PERMUTATIONS, rng)
     return _two_sided(float(share[:m].sum()), permuted, mean=m / len(share), n_gen=n, n_train=m, n_heldout=h - n)
 
 
 def _shared_rows(train: Any, heldout: Any, rng: np.random.Generator) -> Result | None:
     m, h = len(train), len(heldout)
-    first = contents(pooled(train, heldout))
+    first = contents(rows_of(train, "train"), rows_of(heldout, "heldout"))
     _, counts = np.unique(first, return_counts=True)
     repeated = counts[counts > 1]
     if len(repeated) == 0:

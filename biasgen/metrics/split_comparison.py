@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from biasgen.metrics._sets import (
+    Pool,
     check_sets,
     check_settings,
     near_credit,
     nearest_distances,
     pool_credit,
-    pooled,
     prepared,
     rows_of,
     to_numpy,
+    views_of,
 )
 from biasgen.metrics.near_copies import near_share, near_threshold
 from biasgen.metrics.nn_divergence import divergence, largest_distance
@@ -81,8 +82,9 @@ class SplitComparison:
         check_settings(alpha=alpha)
         self.distance = check_sets(distance, train_a=train_a, train_b=train_b, heldout=heldout)
         self.alpha = alpha
-        self.train_a, self.train_b = prepared(train_a, self.distance), prepared(train_b, self.distance)
-        self.pool = prepared(pooled(train_a, train_b), self.distance)
+        views = views_of(train_a, train_b, heldout)
+        self.train_a, self.train_b = (prepared(train, self.distance, views) for train in (train_a, train_b))
+        self.pool = Pool(self.train_a, self.train_b, self.distance)
         self.heldout_distances = np.stack([nearest_distances(heldout, train, self.distance) for train in (self.train_a, self.train_b)])
         self.threshold = near_threshold(self.heldout_distances.ravel(), alpha)
         self.largest = largest_distance(heldout, self.distance)

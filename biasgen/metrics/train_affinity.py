@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, check_settings, near_credit, pool_credit, pooled, prepared, to_numpy
+from biasgen.metrics._sets import Pool, check_sets, check_settings, near_credit, pool_credit
 from biasgen.results import Credit, Result
 from biasgen.statistics.intervals import share_interval
 from biasgen.statistics.permutation import subset_sums, upper_tail
@@ -35,7 +35,7 @@ def train_affinity(
     """
     check_settings(permutations=permutations, within=within)
     distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
-    pool = prepared(pooled(train, heldout), distance)
+    pool = Pool(train, heldout, distance)
     credit = pool_credit(gen, pool, distance)
     if within is not None:
         credit = near_credit(gen, pool, distance, credit, within)
@@ -66,12 +66,11 @@ def credit_shares(credit: Credit) -> np.ndarray:
     return credit.weights / len(credit.distances)
 
 
-def deviation(first: np.ndarray, second: np.ndarray, pool: Any) -> float:
-    """Standard deviation of the sum of what each row of the prepared `pool` adds to a share: `first` its first rows, `second` the others.
+def deviation(first: np.ndarray, second: np.ndarray, pool: Pool) -> float:
+    """Standard deviation of the sum of what each row of `pool` adds to a share: `first` its first rows, `second` the others.
 
     Rows of each set are drawn at its given size, hence deviations from the set's mean. Equal rows share their credit evenly, within a set
     and across both, so what they add is summed before it is squared.
     """
     rows = np.concatenate([first - first.mean(), second - second.mean()])
-    equal = pool.prepared
-    return math.sqrt((np.add.reduceat(rows[to_numpy(equal.members)], to_numpy(equal.offsets)[:-1]) ** 2).sum())
+    return math.sqrt((np.bincount(pool.first_equal, rows) ** 2).sum())

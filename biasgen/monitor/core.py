@@ -15,7 +15,7 @@ import torch
 from biasgen._version import __version__
 from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
-from biasgen.metrics._sets import check_sets, rows_of
+from biasgen.metrics._sets import check_sets, rows_of, views_of
 from biasgen.metrics.divergence_curve import divergence_curve
 from biasgen.monitor.evaluation import Evaluation, ModelDenoiser, Sampler
 from biasgen.monitor.state import record_from_state, record_to_state
@@ -131,10 +131,11 @@ class BiasMonitor:
         self._alpha, self._tolerance, self._max_fraction = alpha, tolerance, max_fraction
         sampled = ("train_affinity", "near_affinity") if twin_train is None else ("own_share", "near_own_share")
         self.watched = ("alignment",) if sampler is None else sampled
+        views = views_of(train, twin_train, heldout)
         self._evaluation = Evaluation(
-            train=train if sampler is None else _training_set(train, distance),
+            train=train if sampler is None else _training_set(train, distance, views),
             heldout=heldout,
-            twin_train=twin_train if sampler is None or twin_train is None else _training_set(twin_train, distance),
+            twin_train=twin_train if sampler is None or twin_train is None else _training_set(twin_train, distance, views),
             sampler=sampler,
             denoiser=denoiser,
             schedule=schedule,
@@ -157,6 +158,7 @@ class BiasMonitor:
             "probe_t": self._evaluation.probe_t,
             "seed": seed,
             "distance": None if sampler is None else self._evaluation.train.distance,
+            "views": views,
             "sets": described,
         }
         self._header = json_safe({"schema": SCHEMA, "biasgen": __version__, "params": self._settings | (params or {})})
@@ -342,8 +344,8 @@ def _check_different(described: dict[str, dict[str, Any]]) -> None:
         seen[entry["sha256"]] = name
 
 
-def _training_set(rows: Any, distance: str | None) -> TrainingSet:
-    return rows if isinstance(rows, TrainingSet) else TrainingSet(rows_of(rows, "rows"), distance)
+def _training_set(rows: Any, distance: str | None, views: tuple[str, ...]) -> TrainingSet:
+    return rows if isinstance(rows, TrainingSet) else TrainingSet(rows_of(rows, "rows"), distance, views)
 
 
 def _begins_with(path: Path, header: dict[str, Any]) -> bool:

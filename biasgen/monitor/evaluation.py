@@ -120,7 +120,7 @@ class Evaluation:
         else:
             count, reference = self.probe_rows, rows_of(self.twin_train, "twin_train")
         return AlignmentProbe(
-            train=rows_of(self.train, "train"),
+            train=self.train,
             heldout=reference,
             probe=heldout[order[:count]],
             schedule=self.schedule,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from biasgen.data.hygiene import contents
-from biasgen.metrics._sets import pooled, rows_of
+from biasgen.metrics._sets import rows_of
 from biasgen.monitor.core import BiasMonitor
 from biasgen.results import Record, Result
 
@@ -38,7 +38,7 @@ class BiasStopping:
         if not tolerance >= 0:
             raise ValueError(f"tolerance: want an excess >= 0, got {tolerance!r}")
         heldout, test = rows_of(monitor.heldout, "heldout"), rows_of(test, "test")
-        first = contents(pooled(heldout, test))
+        first = contents(rows_of(heldout, "heldout"), rows_of(test, "test"))
         shared = float((first[len(heldout) :] < len(heldout)).mean())
         if shared > 0.5:
             raise ValueError(f"test: want rows other than the monitor's heldout, which choose the checkpoint; {shared:.0%} are the same")

@@ -1,4 +1,5 @@
 """The reference side of a search, prepared once: distinct rows, how often each occurs, and where."""
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,7 +8,9 @@ import torch
 
 from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._values import on_host
 from biasgen.ops._rows import as_rows, dtype_name
+from biasgen.ops._views import checked_views, seen
 
 _COMPARED = 1024  # rows gathered at a time to be compared: never a second copy of all of them
 
@@ -16,9 +19,11 @@ _COMPARED = 1024  # rows gathered at a time to be compared: never a second copy 
 class Prepared:
     """M rows as U distinct ones.
 
-    rows (U, F) uint8, float32 or float64: the distinct rows in order of first appearance; equal by value, so that -0.0 is 0.0.
+    rows (U, F) uint8, int16 (the bits of tokens beyond 255), float32 or float64: the distinct rows in order of first appearance; equal by
+    value, so that -0.0 is 0.0.
     multiplicity (U,) int64. members (M,) int64: original indices, those of distinct row u ascending in
     members[offsets[u] : offsets[u + 1]]; offsets (U + 1,). distance: its name. shape: of one row. largest: the largest value in rows.
+    views: the distance of a query is the smallest over them; backends look at all, but in knn and rows_within at one.
     packed: what backends keep, for the cpu backend's integers by bits a value; derived from rows, never saved.
     """
 
@@ -29,6 +34,7 @@ class Prepared:
     distance: str
     shape: tuple[int, ...]
     largest: int | float
+    views: tuple[str, ...]
     packed: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -51,14 +57,44 @@ class Prepared:
         """Name of the element type of rows, as backends declare it."""
         return str(self.rows.dtype).removeprefix("torch.")
 
+    @property
+    def element(self) -> torch.dtype:
+        """Element type of rows."""
+        return self.rows.dtype
 
-def prepare(rows: Any, distance: str | None = None, name: str = "reference") -> Prepared:
+    @property
+    def device(self) -> torch.device:
+        """Where rows are."""
+        return self.rows.device
+
+    def blocks(self) -> Iterator[tuple[int, "Prepared"]]:
+        """Yield (index of the first row, Prepared) of consecutive runs of the rows: all of them at once."""
+        yield 0, self
+
+    def seen(self, query: torch.Tensor) -> list[torch.Tensor]:
+        """Query rows (N, F) in each of the views."""
+        return seen(query, self.shape, self.views)
+
+
+@exact_arithmetic()
+def prepare(rows: Any, distance: str | None = None, name: str = "reference", views: Any = ("identity",)) -> Prepared:
     """Find the distinct rows of (M, ...), by sorting: O(M log M). distance None: the default of the element type.
 
-    Errors: see biasgen.ops._rows.as_rows; ValueError for an unknown distance. They begin with `name`.
+    Errors: see biasgen.ops._rows.as_rows and biasgen.ops._views.checked_views; ValueError for an unknown distance. They begin with `name`.
     """
-    distance = distances.get(distances.default(dtype_name(rows, name)) if distance is None else distance).name
+    distance = distance_of(rows, distance, name)
     flat = as_rows(rows, name, distance)
+    shape = tuple(rows.shape[1:])
+    return of_rows(flat, distance, shape, checked_views(views, shape))
+
+
+def distance_of(rows: Any, distance: str | None, name: str) -> str:
+    """The name of `distance`, or of the default of the element type of rows."""
+    return distances.get(distances.default(dtype_name(rows, name)) if distance is None else distance).name
+
+
+def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tuple[str, ...], shared: bool = False) -> Prepared:
+    """The preparation of rows (M, F) that as_rows has checked. shared: they need no copy, since nothing changes them while it is used."""
     device = flat.device
     with exact_arithmetic(flat.numel()):
         values = flat + 0.0 if flat.is_floating_point() else flat  # makes -0.0 the bytes of 0.0
@@ -66,48 +102,36 @@ def prepare(rows: Any, distance: str | None = None, name: str = "reference") -> 
     del values
     offsets = np.concatenate(([0], np.cumsum(multiplicity)))
     return Prepared(
-        rows=flat[torch.from_numpy(first).to(device)],
+        rows=flat if shared and len(first) == len(flat) else flat[torch.from_numpy(first).to(device)],
         multiplicity=torch.from_numpy(multiplicity).to(device),
         members=torch.from_numpy(members).to(device),
         offsets=torch.from_numpy(offsets).to(device),
         distance=distance,
-        shape=tuple(rows.shape[1:]),
-        largest=flat.max().item(),
+        shape=shape,
+        largest=on_host(flat.cpu()).max().item(),
+        views=views,
     )
 
 
-def reference_of(reference: Any, distance: str | None) -> Prepared:
-    """What `reference` was prepared as (anything with `.prepared`), or the preparation of an array or tensor.
-
-    ValueError when `distance` is not the one that it was prepared for.
-    """
-    if not hasattr(reference, "prepared"):
-        return prepare(reference, distance)
-    prepared = reference.prepared
-    if distance is not None and distances.get(distance).name != prepared.distance:
-        raise ValueError(f"distance: want {prepared.distance!r}, which the reference was prepared for, got {distance!r}")
-    return prepared
-
-
-def query_of(query: Any, prepared: Prepared) -> torch.Tensor:
-    """`query` (N, ...) as (N, F) beside the prepared rows: uint8 for uint8; for floats at least as wide as the rows, never rounded.
+def query_of(query: Any, prepared: Any) -> torch.Tensor:
+    """`query` (N, ...) as (N, F) beside the prepared rows: of their type or a wider one, never rounded.
 
     ValueError when shapes or devices differ, or one is of integers and the other of floats: their scales would differ, too.
     """
     rows = as_rows(query, "query", prepared.distance)
     if tuple(query.shape[1:]) != prepared.shape:
         raise ValueError(f"query: want rows of shape {prepared.shape} as in the reference, got {tuple(query.shape[1:])}")
-    if rows.is_floating_point() != prepared.rows.is_floating_point():
-        raise ValueError(f"query: want {_kind(prepared.rows)} as in the reference, got {dtype_name(query, 'query')}")
-    device = prepared.rows.device
-    if isinstance(query, torch.Tensor) and query.device != device:
+    if rows.is_floating_point() != prepared.element.is_floating_point:
+        kind = "floats" if prepared.element.is_floating_point else "uint8"
+        raise ValueError(f"query: want {kind} as in the reference, got {dtype_name(query, 'query')}")
+    device = prepared.device
+    if isinstance(query, torch.Tensor) and rows.device != device:
         raise ValueError(f"query: want a tensor on {device} as the reference, got {query.device}")
+    dtype = torch.promote_types(rows.dtype, prepared.element)
+    if rows.dtype == dtype:
+        return rows.to(device)
     with exact_arithmetic(rows.numel()):
-        return rows.to(device, torch.promote_types(rows.dtype, prepared.rows.dtype))
-
-
-def _kind(rows: torch.Tensor) -> str:
-    return "floats" if rows.is_floating_point() else "uint8"
+        return rows.to(device, dtype)
 
 
 def _groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,5 @@
 """Rows in blocks: a memory-mapped set is read ahead by one block, so that disk and arithmetic overlap in bounded memory."""
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,4 +27,10 @@ def blocks(rows: Any, block_bytes: int) -> Iterator[Any]:
 
 
 def _read(rows: np.memmap, start: int, step: int) -> np.ndarray:
-    return np.array(rows[start : start + step], order="C")
+    source = rows[start : start + step]
+    if not source.nbytes:
+        return np.array(source, order="C")
+    memory = mmap.mmap(-1, source.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # goes back when freed, which the heap may keep
+    block = np.frombuffer(memory, source.dtype).reshape(source.shape)
+    block[...] = source
+    return block

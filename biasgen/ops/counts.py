@@ -8,7 +8,8 @@ import torch
 
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import Prepared, query_of, reference_of
+from biasgen.ops._prepared import Prepared, query_of
+from biasgen.ops._streamed import Streamed, reference_of
 from biasgen.ops.knn import like
 
 
@@ -30,7 +31,8 @@ def range_count(query: Any, reference: Any, radius: float, *, distance: str | No
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
     limits = torch.full((len(rows),), float(radius), dtype=torch.float64, device=rows.device)
-    return like(query, _module("range_count", rows, prepared).range_count(rows, prepared, limits))
+    module = _module("range_count", rows, prepared)
+    return like(query, sum(module.range_count(rows, block, limits) for _, block in prepared.blocks()))
 
 
 @exact_arithmetic()
@@ -50,10 +52,11 @@ def distance_histogram(query: Any, reference: Any, bins: Any, *, distance: str |
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
     edges = torch.from_numpy(_edges(bins, prepared)).to(rows.device)
-    return like(query, _module("distance_histogram", rows, prepared).distance_histogram(rows, prepared, edges))
+    module = _module("distance_histogram", rows, prepared)
+    return like(query, sum(module.distance_histogram(rows, block, edges) for _, block in prepared.blocks()))
 
 
-def _edges(bins: Any, prepared: Prepared) -> np.ndarray:
+def _edges(bins: Any, prepared: Prepared | Streamed) -> np.ndarray:
     if isinstance(bins, Integral) and not isinstance(bins, bool):
         if bins < 1 or not prepared.integer:
             raise ValueError(f"bins: want edges, or for integer distances a number of bins of at least 1, got {bins!r}")
@@ -64,6 +67,7 @@ def _edges(bins: Any, prepared: Prepared) -> np.ndarray:
     return edges.astype(np.float64)
 
 
-def _module(op: str, rows: torch.Tensor, prepared: Prepared) -> Any:
-    backend = "torch" if rows.device.type == "cpu" else None  # the cpu backend has neither op; BIASGEN_BACKEND=cpu is no error here
+def _module(op: str, rows: torch.Tensor, prepared: Prepared | Streamed) -> Any:
+    everywhere = rows.device.type == "cpu" or len(prepared.views) > 1  # only the torch backend has both ops there
+    backend = "torch" if everywhere else None
     return choose(op, device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend=backend)[1]

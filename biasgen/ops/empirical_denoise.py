@@ -1,4 +1,4 @@
-"""The exact denoiser of a finite set of rows: softmax over all of them, in float64."""
+"""The exact denoiser of a finite set of rows: their mean, weighted by how likely each became x_t."""
 import math
 from numbers import Integral
 from typing import Any
@@ -6,14 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
+from biasgen.ops._prepared import Prepared, prepare
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops.knn import like
+from biasgen.results import Denoised
 
 LARGEST = 1e100  # number in x_t and rows; with it and these bounds of scale and sigma no square or quotient overflows
 SMALLEST_LEVEL, LARGEST_LEVEL = 1e-20, 1e20
+_CHECKED = "within LARGEST"  # in Prepared.packed
 
 
+@exact_arithmetic()
 def empirical_denoise(
     x_t: Any,
     rows: Any,
@@ -23,25 +28,30 @@ def empirical_denoise(
     log_weights: Any = None,
     backend: str | None = None,
     max_memory: int | None = None,
-) -> tuple[Any, Any]:
+) -> Denoised:
     """E[x_0 | x_t] and log p(x_t) for x_t = scale x_0 + sigma eps, where x_0 is one of the rows and eps standard normal.
 
     x0_hat is the mean of the rows under weights proportional to exp(log_weights[j] - |x_t - scale rows[j]|^2 / (2 sigma^2)). It is right
-    to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D). Both hold while the
-    nearest scaled row is within 1e5 sigma of x_t (a noised row is within sqrt(D) sigma, about): beyond it float64 cannot tell the rows
-    apart. Bits depend on the batch. No gradient is recorded.
+    to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D), and the effective
+    sample size to a relative 1e-5. All hold while the nearest scaled row is within 1e5 sigma of x_t (a noised row is within sqrt(D) sigma,
+    about): beyond it float64 cannot tell the rows apart. With the cpu backend a query's bits depend on the instruction set and the rows,
+    not on the rest of the batch; those of the torch backend do. No gradient is recorded.
 
     Args:
         x_t: (B, ...) float32 or float64 array or tensor, D numbers a row.
-        rows: (M, ...) float32 or float64 of the same trailing shape. Equal rows count as often as they occur.
+        rows: (M, ...) float32 or float64 of the same trailing shape, prepared for this call, or anything with `.prepared` (a TrainingSet,
+            an EmpiricalDenoiser), which is not prepared again. Equal rows count as often as they occur.
         scale: a number >= 0, or one a query, (B,). At 0 x_t says nothing and x0_hat is the mean of the rows.
         sigma: a number > 0, or one a query, (B,).
-        log_weights: (M,) natural logarithms of the probabilities of the rows, unnormalized; -inf leaves a row out. None: all equal.
-        backend: "torch"; None: BIASGEN_BACKEND, else the first that can.
-        max_memory: bytes for the temporaries, about; 256 MiB by default. At least one row and one query are worked on.
+        log_weights: (M,) natural logarithms of the probabilities of the rows, unnormalized; -inf leaves a row out, and prepares the others
+            for this call. None: all equal.
+        backend: "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
+        max_memory: bytes for the temporaries, about; 256 MiB by default. At least one row and one query are worked on. The cpu backend
+            keeps M (D + 16) bytes more with what is prepared.
 
     Returns:
-        x0_hat in shape and type of x_t, log p (B,) float64 in nats: density by Lebesgue measure. NumPy for NumPy queries, else tensors.
+        Denoised of x0_hat in shape and type of x_t, log p (B,) float64 in nats: density by Lebesgue measure; effective_sample_size and
+        dropped (B,) float64, the latter below 1e-12. NumPy for NumPy queries, else tensors.
 
     Raises:
         TypeError: x_t or rows neither array nor tensor. ValueError: wrong type, shape, level, weights or backend; NaN, infinity or a
@@ -49,24 +59,36 @@ def empirical_denoise(
 
     Source: Vincent, A connection between score matching and denoising autoencoders, 2011; Biroli et al., arXiv 2402.18491.
     """
-    query, reference = float_rows(x_t, "x_t"), float_rows(rows, "rows")
-    if not len(reference):
-        raise ValueError(f"rows: want at least one row, got shape {tuple(rows.shape)}")
-    if x_t.shape[1:] != rows.shape[1:]:
-        raise ValueError(f"x_t: want rows of shape {tuple(rows.shape[1:])} as in rows, got {tuple(x_t.shape[1:])}")
-    device = reference.device
+    query, prepared = float_rows(x_t, "x_t"), _prepared(rows)
+    if tuple(x_t.shape[1:]) != prepared.shape:
+        raise ValueError(f"x_t: want rows of shape {prepared.shape} as in rows, got {tuple(x_t.shape[1:])}")
+    device = prepared.rows.device
     if isinstance(x_t, torch.Tensor) and x_t.device != device:
         raise ValueError(f"x_t: want a tensor on {device} as the rows, got {x_t.device}")
     levels = [_levels(scale, "scale", len(query), zero=True), _levels(sigma, "sigma", len(query), zero=False)]
-    log_p, kept = _log_probabilities(log_weights, len(reference))
+    log_p, prepared = _log_probabilities(log_weights, prepared)
     if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
         raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
     _, module = choose("empirical_denoise", device=device.type, dtype=dtype_name(x_t, "x_t"), backend=backend)
-    if len(kept) < len(reference):
-        reference = reference[kept.to(device)]
-    tensors = [values.to(device) for values in (query, reference, *levels, log_p)]
-    x0_hat, log_density = module.empirical_denoise(*tensors, max_memory)
-    return like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), like(x_t, log_density)
+    tensors = [values.to(device) for values in (*levels, log_p)]
+    x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)
+    return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
+
+
+def _prepared(rows: Any) -> Prepared:
+    """What `rows` was prepared as, or the preparation of an array or tensor; every number is checked once."""
+    if not hasattr(rows, "prepared"):
+        flat = float_rows(rows, "rows")
+        if not len(flat):
+            raise ValueError(f"rows: want at least one row, got shape {tuple(rows.shape)}")
+        return prepare(rows, "sqeuclidean", name="rows")
+    prepared = rows.prepared
+    if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
+        raise ValueError(f"rows: want a set in memory and without views, got {rows!r}")
+    if _CHECKED not in prepared.packed:
+        float_rows(prepared.rows, "rows")
+        prepared.packed[_CHECKED] = True
+    return prepared
 
 
 def float_rows(values: Any, name: str) -> torch.Tensor:
@@ -102,21 +124,24 @@ def _levels(value: Any, name: str, B: int, *, zero: bool) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
-def _log_probabilities(log_weights: Any, M: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalized log-weights of the rows that can occur, float64, and which rows they are."""
+def _log_probabilities(log_weights: Any, prepared: Prepared) -> tuple[torch.Tensor, Prepared]:
+    """Normalized log-weights of the distinct rows that can occur, float64, and these rows."""
     if log_weights is None:
-        return torch.full((M,), -math.log(M), dtype=torch.float64), torch.arange(M)
-    weights = _as_array(log_weights)
+        return prepared.multiplicity.double().log() - math.log(prepared.n), prepared
+    weights, M = _as_array(log_weights), prepared.n
     if weights.dtype.kind not in "iuf" or weights.shape != (M,):
         raise ValueError(f"log_weights: want ({M},) numbers, one a row, got {weights.dtype} of shape {weights.shape}")
     wrong = np.flatnonzero(np.isnan(weights) | (weights == np.inf))
     if len(wrong):
         raise ValueError(f"log_weights: want numbers below +inf, got {weights[wrong[0]]} in row {wrong[0]}")
-    kept = np.flatnonzero(weights > -np.inf)
-    if not len(kept):
+    members, offsets = _as_array(prepared.members), _as_array(prepared.offsets)
+    found = torch.from_numpy(np.logaddexp.reduceat(weights.astype(np.float64)[members], offsets[:-1]))
+    kept = found > -math.inf
+    if not kept.any():
         raise ValueError("log_weights: want at least one row above -inf, got none")
-    weights = torch.from_numpy(np.array(weights[kept], np.float64))
-    return weights - weights.logsumexp(0), torch.from_numpy(kept)
+    if not kept.all():
+        prepared, found = prepare(prepared.rows[kept.to(prepared.rows.device)], "sqeuclidean"), found[kept]
+    return found - found.logsumexp(0), prepared
 
 
 def _as_array(values: Any) -> np.ndarray:

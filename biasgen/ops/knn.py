@@ -5,10 +5,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import Prepared, query_of, reference_of
+from biasgen.ops._nearest import nearest
+from biasgen.ops._prepared import Prepared, query_of
+from biasgen.ops._streamed import Streamed, reference_of
 from biasgen.results import Neighbours
 
 MAX_K = 64  # neighbours are kept in a sorted array a query: insertion costs O(k)
@@ -41,18 +44,22 @@ def knn(
         query: (N, ...) array or tensor.
         reference: (M, ...) of the same trailing shape, or anything with `.prepared` (a TrainingSet), which is not prepared again.
         k: neighbours, 1 <= k <= min(M, 64).
-        distance: "hamming" (positions that differ; integer tokens 0..255), or of uint8 or float rows "sqeuclidean", "euclidean",
+        distance: "hamming" (positions that differ; integer tokens 0..65535), or of uint8 or float rows "sqeuclidean", "euclidean",
             "cosine", "correlation", "cityblock"; docs/exactness.md defines their values. None: the reference's own, else sqeuclidean
             for uint8 and floats and hamming for other integer types.
-        exclude_self: the query is the reference, and row i is not its own neighbour; then k <= min(M - 1, 63).
+        exclude_self: the query is the reference, and row i is not its own neighbour, in no view; then k <= min(M - 1, 63).
         backend: "triton", "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
         max_memory: bytes for the temporaries of the torch backend, 256 MiB by default. The cpu backend needs M F bytes more at most.
-        progress: its update(queries finished) is called now and then.
+        progress: its update(queries finished) is called now and then; of a streamed set, by the share of the rows that were searched.
 
     Returns:
         Neighbours of distances (N, K) float64, int64 for hamming and for sqeuclidean and cityblock of uint8 rows; indices (N, K) int64;
-        tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device. stats:
-        backend, isa, distinct (reference rows searched). Euclidean rows are ordered, and their ties counted, by the square.
+        tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device, or on
+        the host where that has no float64 (MPS). stats: backend, isa, device (where it was searched), distinct (reference rows searched).
+        Euclidean rows are ordered, and their ties counted, by the square.
+
+    A TrainingSet with views: the distance to a row is the smallest over the views of the query. A streamed one is read once (twice with
+    exclude_self), block by block.
 
     Raises:
         TypeError: neither array nor tensor. ValueError: wrong element type, shape, token, k, distance or backend; a float that is not
@@ -63,30 +70,38 @@ def knn(
     k = _checked_k(k, prepared, exclude_self)
     if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
         raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
-    if exclude_self:
-        _check_same(rows, prepared)
-    searched = prepared.searched
-    chosen = {"device": rows.device.type, "dtype": prepared.dtype, "distance": searched.distance, "backend": backend}
-    name, module = choose("knn", **chosen)
-    found = k + exclude_self
-    parts, done = [], 0
-    for part in rows.split(len(rows) if progress is None else _PROGRESS_ROWS):
-        parts.append(module.knn(part, searched, min(found, len(prepared.rows)), max_memory))
-        done += len(part)
-        if progress is not None:
-            progress.update(done)
-    values, distinct, _, tie_counts = (torch.cat(column) for column in zip(*parts, strict=True))
-    values, indices = _expand(values, distinct, prepared, found)
+    if exclude_self and len(rows) != prepared.n:
+        raise ValueError(f"query: want the {prepared.n} rows of the reference with exclude_self, got {len(rows)}")
+    chosen = {"device": rows.device.type, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
+    name, module = choose("knn", **chosen, backend=backend)
+    found, best, distinct, pairs = k + exclude_self, None, 0, 0
+    for start, block in prepared.blocks():
+        if exclude_self:
+            _check_same(rows, block, start)
+        parts = []
+        for part in rows.split(len(rows) if progress is None else _PROGRESS_ROWS):
+            near = nearest(module, part, block, min(found, len(block.rows)), max_memory)
+            values, indices = _expand(near.values, near.rows, block, min(found, block.n))
+            parts.append((values, indices + start, near.tie_counts))
+            pairs += len(part) * block.n
+            if progress is not None:
+                progress.update(pairs // prepared.n)
+        of_block = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        best = of_block if best is None else _merge(best, of_block, found)
+        distinct += len(block.rows)
+    values, indices, tie_counts = best
     if exclude_self:
         values, indices = _without_self(values, indices)
         alone = tie_counts == 1  # nothing shares the distance of a row to itself, which is 0: count at the next one
         tie_counts -= 1
         if alone.any():
-            _, torch_module = choose("range_count", **(chosen | {"backend": "torch"}))
-            tie_counts[alone] = torch_module.range_count(rows[alone], searched, values[alone, 0], max_memory) - 1
-    distances = rooted(values, prepared.distance)
-    stats = {"backend": name, "isa": module.isa(), "distinct": len(prepared.rows)}
-    return Neighbours(*(like(query, values) for values in (distances, indices, tie_counts)), stats)
+            _, torch_module = choose("range_count", **chosen, backend="torch")
+            for _, block in prepared.blocks():
+                tie_counts[alone] += torch_module.range_count(rows[alone], block.searched, values[alone, 0], max_memory)
+            tie_counts[alone] -= 1
+    found_distances = rooted(values, prepared.distance)
+    stats = {"backend": name, "isa": module.isa(), "device": str(rows.device), "distinct": distinct}
+    return Neighbours(*(like(query, values) for values in (found_distances, indices, tie_counts)), stats)
 
 
 def like(query: Any, values: torch.Tensor) -> Any:
@@ -94,24 +109,32 @@ def like(query: Any, values: torch.Tensor) -> Any:
     return values.cpu().numpy() if isinstance(query, np.ndarray) else values
 
 
-def _checked_k(k: Any, prepared: Prepared, exclude_self: bool) -> int:
+def _checked_k(k: Any, prepared: Prepared | Streamed, exclude_self: bool) -> int:
     largest = min(MAX_K, prepared.n) if not exclude_self else min(MAX_K, prepared.n) - 1
     if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= largest:
         raise ValueError(f"k: want a whole number in 1..{largest} ({prepared.n} reference rows), got {k!r}")
     return int(k)
 
 
-def _check_same(rows: torch.Tensor, prepared: Prepared) -> None:
-    """ValueError unless the queries are the reference, row by row."""
-    if len(rows) != prepared.n:
-        raise ValueError(f"query: want the {prepared.n} rows of the reference with exclude_self, got {len(rows)}")
-    distinct = torch.empty_like(prepared.members)
-    distinct[prepared.members] = torch.arange(len(prepared.rows), device=rows.device).repeat_interleave(prepared.multiplicity)
-    for start in range(0, len(rows), _PROGRESS_ROWS):
-        at = slice(start, start + _PROGRESS_ROWS)
-        differs = (rows[at] != prepared.rows[distinct[at]]).any(1)
+def _check_same(rows: torch.Tensor, block: Prepared, first: int) -> None:
+    """ValueError unless the queries from `first` on are the rows of the block."""
+    distinct = torch.empty_like(block.members)
+    distinct[block.members] = torch.arange(len(block.rows), device=rows.device).repeat_interleave(block.multiplicity)
+    for start in range(0, block.n, _PROGRESS_ROWS):
+        at = slice(start, min(start + _PROGRESS_ROWS, block.n))
+        differs = (rows[first + at.start : first + at.stop] != block.rows[distinct[at]]).any(1)
         if differs.any():
-            raise ValueError(f"query: want the rows of the reference with exclude_self, row {start + int(differs.nonzero()[0])} differs")
+            row = first + start + int(differs.nonzero()[0])
+            raise ValueError(f"query: want the rows of the reference with exclude_self, row {row} differs")
+
+
+def _merge(first: tuple, second: tuple, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(values, indices, tie_counts) of two runs of rows together; the rows of `first` come before those of `second`."""
+    values, indices = torch.cat([first[0], second[0]], 1), torch.cat([first[1], second[1]], 1)
+    order = values.argsort(dim=1, stable=True)[:, :k]  # by (value, index): indices ascend among equal values already
+    least = torch.minimum(first[0][:, 0], second[0][:, 0])
+    tie_counts = sum(torch.where(part[0][:, 0] == least, part[2], 0) for part in (first, second))
+    return values.gather(1, order), indices.gather(1, order), tie_counts
 
 
 def _without_self(values: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import query_of, reference_of
+from biasgen.ops._nearest import nearest, ties
+from biasgen.ops._prepared import query_of
+from biasgen.ops._streamed import reference_of
 from biasgen.ops.knn import like
 from biasgen.results import Credit
-
-_PAIRS = 1 << 22  # (query, nearest row) pairs held at a time: 32 MiB
 
 
 @exact_arithmetic()
@@ -23,6 +24,7 @@ def nearest_credit(
     """weights[j] = sum over queries of 1 / tie_count where reference row j is among the query's nearest.
 
     Rows count in full: equal rows tie with each other. The sum runs in the order of the queries, so its bits depend on nothing else.
+    A streamed TrainingSet is read twice.
 
     Args:
         query: (N, ...) array or tensor.
@@ -40,29 +42,30 @@ def nearest_credit(
     rows = query_of(query, prepared)
     if within is not None and (not isinstance(within, Real) or math.isnan(within)):
         raise ValueError(f"within: want a distance or None, got {within!r}")
-    searched = prepared.searched
-    _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=searched.distance, backend=backend)
-    values, _, tie_rows, tie_counts = module.knn(rows, searched, 1)
-    values = values[:, 0]
-    distances = rooted(values, prepared.distance)
+    ordered_by = distances.get(prepared.distance).ordered_by
+    _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=ordered_by, backend=backend)
+    smallest, tie_counts, reached = None, None, []
+    for _, block in prepared.blocks():
+        near = nearest(module, rows, block, 1)
+        values = near.values[:, 0]
+        if smallest is None:
+            smallest, tie_counts = values, near.tie_counts
+        else:
+            least = torch.minimum(smallest, values)
+            tie_counts = tie_counts * (smallest == least) + near.tie_counts * (values == least)
+            smallest = least
+        queries = (values == smallest).nonzero()[:, 0]
+        reached.append((queries, values[queries], near.tie_rows[:, queries]))
+    found = rooted(smallest, prepared.distance)
 
-    near = torch.ones_like(distances, dtype=torch.bool) if within is None else distances <= within
-    chosen = near.nonzero()[:, 0]
-    shares = np.zeros(len(prepared.rows))
-    for part in _parts(tie_rows[chosen]):
-        ids = chosen[part]
-        offsets = torch.nn.functional.pad(tie_rows[ids].cumsum(0), (1, 0))
-        nearest = module.rows_within(rows[ids], searched, values[ids], offsets)
-        credit = (1.0 / tie_counts[ids].double()).repeat_interleave(tie_rows[ids])
-        np.add.at(shares, nearest.cpu().numpy(), credit.cpu().numpy())  # one after the other, unlike an atomic or pairwise sum
-
+    inside = torch.ones_like(found, dtype=torch.bool) if within is None else found <= within
     weights = torch.empty(prepared.n, dtype=torch.float64)
-    weights[prepared.members.cpu()] = torch.from_numpy(shares).repeat_interleave(prepared.multiplicity.cpu())
-    return Credit(*(like(query, values) for values in (weights.to(rows.device), distances, tie_counts)))
-
-
-def _parts(sizes: torch.Tensor) -> list[slice]:
-    """Cut 0..len(sizes) in runs of about _PAIRS in total, at least one element each."""
-    run = (sizes.cumsum(0) // _PAIRS).cpu()
-    ends = [*((run[1:] != run[:-1]).nonzero()[:, 0] + 1).tolist(), len(sizes)]
-    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True) if end > start]
+    for (start, block), (queries, values, tie_rows) in zip(prepared.blocks(), reached, strict=True):
+        giving = (values == smallest[queries]) & inside[queries]  # a later block may have come nearer
+        queries, tie_rows = queries[giving], tie_rows[:, giving]
+        shares = np.zeros(len(block.rows))
+        for pair_queries, pair_rows in ties(module, rows[queries], block, smallest[queries], tie_rows):
+            credit = 1.0 / tie_counts[queries[pair_queries]].double()
+            np.add.at(shares, pair_rows.cpu().numpy(), credit.cpu().numpy())  # one after the other, unlike an atomic or pairwise sum
+        weights[start + block.members.cpu()] = torch.from_numpy(shares).repeat_interleave(block.multiplicity.cpu())
+    return Credit(*(like(query, values) for values in (weights.to(rows.device), found, tie_counts)))

@@ -2,11 +2,13 @@
 from typing import Any
 
 from biasgen import distances
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops.knn import like
 
 
+@exact_arithmetic()
 def paired_distances(a: Any, b: Any, *, distance: str | None = None) -> Any:
     """(N,) distances between the rows of `a` (N, ...) and the same rows of `b` (N, ...), exact as in `knn`.
 

@@ -4,11 +4,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import query_of, reference_of
+from biasgen.ops._prepared import query_of
+from biasgen.ops._streamed import reference_of
 from biasgen.ops.knn import like
 
 
+@exact_arithmetic()
 def pairwise_distances(query: Any, reference: Any, *, distance: str | None = None, out: Any = None) -> Any:
     """(N, M) distances between the rows of `query` (N, ...) and of `reference` (M, ...), exact as in `knn`.
 
@@ -25,15 +28,16 @@ def pairwise_distances(query: Any, reference: Any, *, distance: str | None = Non
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
     shape, dtype = (len(rows), prepared.n), torch.int64 if prepared.integer else torch.float64
-    table = torch.empty(shape, dtype=dtype, device=rows.device) if out is None else _checked_out(out, query, shape, dtype)
+    table = torch.empty(shape, dtype=dtype, device=rows.device) if out is None else _checked_out(out, query, rows.device, shape, dtype)
     _, module = choose(
         "pairwise_distances", device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend="torch"
     )
-    module.pairwise_distances(rows, prepared, table)
+    for start, block in prepared.blocks():
+        module.pairwise_distances(rows, block, table[:, start : start + block.n])
     return like(query, table) if out is None else out
 
 
-def _checked_out(out: Any, query: Any, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+def _checked_out(out: Any, query: Any, device: torch.device, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
     """`out` as a tensor that shares its memory."""
     kind = np.ndarray if isinstance(query, np.ndarray) else torch.Tensor
     if not isinstance(out, kind):
@@ -42,8 +46,8 @@ def _checked_out(out: Any, query: Any, shape: tuple[int, int], dtype: torch.dtyp
     if tuple(out.shape) != shape or str(out.dtype).removeprefix("torch.") != name:
         raise ValueError(f"out: want {name} of shape {shape}, got {out.dtype} of shape {tuple(out.shape)}")
     if isinstance(out, torch.Tensor):
-        if out.device != query.device:
-            raise ValueError(f"out: want a tensor on {query.device} as the query, got {out.device}")
+        if out.device != device:
+            raise ValueError(f"out: want a tensor on {device} as the distances, got {out.device}")
         return out.detach()
     if not out.flags.writeable or any(step < 0 for step in out.strides):
         raise ValueError("out: want an array that may be written, without negative strides")

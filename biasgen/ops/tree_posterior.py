@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.results import TreePosterior
@@ -12,6 +13,7 @@ MAX_DEPTH = 10
 MAX_SYMBOLS = 64
 
 
+@exact_arithmetic()
 def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | None = None) -> TreePosterior:
     """Marginals P(x_i = a | field) and the log-evidence, for leaves x derived from a uniform root by the same rules at every level.
 
@@ -81,7 +83,7 @@ def _grammar(rules: Any, weights: Any, Q: int) -> tuple[torch.Tensor, torch.Tens
     worst = abs(totals - 1).argmax()
     if abs(totals[worst] - 1) > 1e-9:
         raise ValueError(f"weights: want a sum of 1 over the rules of each parent, got {totals[worst]} for parent {worst}")
-    return torch.from_numpy(np.ascontiguousarray(rows, np.int16)), torch.from_numpy(np.ascontiguousarray(w))
+    return torch.from_numpy(np.array(rows, np.int16, order="C")), torch.from_numpy(np.ascontiguousarray(w))
 
 
 def _as_array(values: Any) -> np.ndarray:

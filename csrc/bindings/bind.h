@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 namespace biasgen {
+void bind_empirical_denoise(pybind11::module_& m);
 void bind_knn(pybind11::module_& m);
 void bind_knn_floats(pybind11::module_& m);
 void bind_tree_posterior(pybind11::module_& m);

@@ -41,26 +41,34 @@ Distance parse_distance(const std::string& name) {
   throw std::invalid_argument("distance: no native kernel for '" + name + "'");
 }
 
-void check_bits(int64_t bits) { require(bits >= 1 && bits <= 8, "bits: want 1..8"); }
+void check_bits(int64_t bits) { require(known_bits(bits), "bits: want 1..8, 12 or 16"); }
+
+// Of a contiguous, non-empty (rows, features) array of symbols.
+Element symbols_of(const py::array& rows, const char* what) {
+  const bool narrow = py::isinstance<Bytes>(rows);
+  require(narrow || py::isinstance<py::array_t<uint16_t>>(rows), what);
+  check_rows(rows, what);
+  return narrow ? Element::uint8 : Element::uint16;
+}
 
 int64_t packed_reference_bytes(int64_t M, int64_t features, int64_t bits) {
   const int64_t width = plane_rows(features);
   return (M + width - 1) / width * width * planes_bytes(features, bits);
 }
 
-Bytes call_pack_reference(const std::string& isa, const Bytes& rows, int64_t bits) {
+Bytes call_pack_reference(const std::string& isa, const py::array& rows, int64_t bits) {
   const Kernels kernel = kernels(isa);
-  check_rows(rows, "rows: want a contiguous, non-empty (M, features) uint8 array");
+  const Element element = symbols_of(rows, "rows: want a contiguous, non-empty (M, features) uint8 or uint16 array");
   check_bits(bits);
   const int64_t M = rows.shape(0), features = rows.shape(1);
   Bytes packed(packed_reference_bytes(M, features, bits));
   uint8_t* to = packed.mutable_data();
-  const uint8_t* from = rows.data();
+  const void* from = rows.data();
   const int64_t size = packed.size();
   {
     py::gil_scoped_release release;
     std::fill_n(to, size, uint8_t{0});
-    kernel.pack_reference(from, M, features, bits, to);
+    kernel.pack_reference(from, element, M, features, bits, to);
   }
   return packed;
 }
@@ -71,11 +79,12 @@ struct Search {
   KnnRows rows;
   Scratch scratch;
 
-  Search(const std::string& isa, const std::string& distance_name, const Bytes& query, const Bytes& reference,
+  Search(const std::string& isa, const std::string& distance_name, const py::array& query, const Bytes& reference,
          int64_t M, int64_t bits)
       : kernel(kernels(isa)) {
     const Distance distance = parse_distance(distance_name);
-    check_rows(query, "query: want a contiguous, non-empty (N, features) uint8 array");
+    const Element element =
+        symbols_of(query, "query: want a contiguous, non-empty (N, features) uint8 array, hamming also uint16");
     const int64_t N = query.shape(0), features = query.shape(1);
     if (distance == Distance::hamming) {
       check_bits(bits);
@@ -83,15 +92,16 @@ struct Search {
                   reference.size() == packed_reference_bytes(M, features, bits),
               "reference: not what pack_reference makes of M rows of the query's width");
     } else {
+      require(element == Element::uint8, "query: want uint8, sqeuclidean has no uint16");
       check_rows(reference, "reference: want a contiguous, non-empty (M, features) uint8 array");
       require(reference.shape(0) == M && reference.shape(1) == features, "reference: want M rows of the query's width");
     }
     scratch = make_scratch(scratch_bytes(distance, N, features, bits));
-    rows = {distance, query.data(), reference.data(), N, M, features, bits, scratch.get()};
+    rows = {distance, element, query.data(), reference.data(), N, M, features, bits, scratch.get()};
   }
 };
 
-void call_knn(const std::string& isa, const std::string& distance, const Bytes& query, const Bytes& reference,
+void call_knn(const std::string& isa, const std::string& distance, const py::array& query, const Bytes& reference,
               int64_t M, int64_t bits, const Int64& multiplicity, Int64& distances, Int64& rows, Int64& tie_rows,
               Int64& tie_counts) {
   Search search(isa, distance, query, reference, M, bits);
@@ -116,8 +126,9 @@ void call_knn(const std::string& isa, const std::string& distance, const Bytes& 
   search.kernel.knn(search.rows, nearest);
 }
 
-void call_rows_within(const std::string& isa, const std::string& distance, const Bytes& query, const Bytes& reference,
-                      int64_t M, int64_t bits, const Int64& radius, const Int64& offsets, Int64& rows) {
+void call_rows_within(const std::string& isa, const std::string& distance, const py::array& query,
+                      const Bytes& reference, int64_t M, int64_t bits, const Int64& radius, const Int64& offsets,
+                      Int64& rows) {
   Search search(isa, distance, query, reference, M, bits);
   const int64_t N = search.rows.N;
   check_vector(radius, N, "radius: want a contiguous (N,) int64 array");
@@ -135,7 +146,8 @@ void call_rows_within(const std::string& isa, const std::string& distance, const
 
 void bind_knn(py::module_& m) {
   m.def("pack_reference", &call_pack_reference, py::arg("isa"), py::arg("rows").noconvert(), py::arg("bits"),
-        "(M, features) uint8 tokens -> their bit planes as bytes, the same for every isa; layout in csrc/cpu/knn.h.");
+        "(M, features) uint8 or uint16 tokens -> their bit planes as bytes, the same for every isa; layout in "
+        "csrc/cpu/knn.h.");
   m.def(
       "knn", &call_knn, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
       py::arg("reference").noconvert(), py::arg("M"), py::arg("bits"), py::arg("multiplicity").noconvert(),

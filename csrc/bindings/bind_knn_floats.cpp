@@ -1,7 +1,9 @@
-// Binds the searches of float rows: checks arrays, picks the instruction set, releases the GIL.
+// Binds the searches of float rows and of points at length 1: checks arrays, picks the instruction set, releases the
+// GIL.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,10 +17,14 @@
 namespace biasgen {
 namespace {
 
+using Floats = py::array_t<float>;
+constexpr int64_t kScaling = sizeof(Scaling) / sizeof(double);
+
 struct Kernels {
   decltype(&baseline::encode) encode;
   decltype(&baseline::knn_floats) knn_floats;
   decltype(&baseline::floats_within) floats_within;
+  decltype(&baseline::floats_band) floats_band;
   decltype(&baseline::pair_values) pair_values;
 };
 
@@ -26,22 +32,32 @@ Kernels kernels(const std::string& isa) {
   switch (parse_isa(isa)) {
 #ifdef BIASGEN_X86
     case Isa::avx512:
-      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::pair_values};
+      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::floats_band, avx512::pair_values};
     case Isa::avx2:
-      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::pair_values};
+      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::floats_band, avx2::pair_values};
 #endif
     default:
-      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::pair_values};
+      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::floats_band,
+              baseline::pair_values};
   }
 }
 
-// One of two element types, which query and reference share.
-bool is_float64(const py::array& query, const py::array& reference) {
-  const bool float64 = py::isinstance<py::array_t<double>>(query);
-  require(float64 || py::isinstance<py::array_t<float>>(query), "query: want float32 or float64");
-  require(float64 ? py::isinstance<py::array_t<double>>(reference) : py::isinstance<py::array_t<float>>(reference),
-          "reference: want the element type of the query");
-  return float64;
+// Of the query, and of the reference too.
+Element element_of(const py::array& query, const py::array& reference, bool bytes) {
+  if (py::isinstance<Doubles>(query) && py::isinstance<Doubles>(reference)) return Element::float64;
+  if (py::isinstance<Floats>(query) && py::isinstance<Floats>(reference)) return Element::float32;
+  const bool of_bytes = bytes && py::isinstance<Bytes>(query);
+  require(of_bytes || py::isinstance<Doubles>(query) || py::isinstance<Floats>(query),
+          bytes ? "query: want uint8, float32 or float64" : "query: want float32 or float64");
+  require(of_bytes && py::isinstance<Bytes>(reference), "reference: want the element type of the query");
+  return Element::uint8;
+}
+
+Distance parse_distance(const std::string& name) {
+  if (name == "sqeuclidean") return Distance::sqeuclidean;
+  if (name == "cosine") return Distance::cosine;
+  require(name == "correlation", "distance: want 'sqeuclidean', 'cosine' or 'correlation'");
+  return Distance::correlation;
 }
 
 void check_doubles(const Doubles& array, int64_t size, const char* what) {
@@ -50,23 +66,34 @@ void check_doubles(const Doubles& array, int64_t size, const char* what) {
 
 void check_unit(double unit) { require(unit >= 1e-100 && unit <= 1e160, "unit: want a number in 1e-100..1e160"); }
 
-py::tuple call_encode(const std::string& isa, const py::array& rows, const Doubles& center, double unit) {
+py::tuple call_encode(const std::string& isa, const std::string& distance_name, const py::array& rows,
+                      const Doubles& center, double unit) {
   const Kernels kernel = kernels(isa);
-  const bool float64 = is_float64(rows, rows);
+  const Distance distance = parse_distance(distance_name);
+  const bool scaled = distance != Distance::sqeuclidean;
+  const Element element = element_of(rows, rows, scaled);
   check_rows(rows, "rows: want a contiguous, non-empty (M, features) array");
   const int64_t M = rows.shape(0), features = rows.shape(1);
   check_doubles(center, features, "center: want a contiguous (features,) float64 array");
   check_unit(unit);
   Bytes codes({M, features});
-  Doubles residuals(M);
-  const FloatCodes to{
-      float64, rows.data(), M, features, center.data(), unit, codes.mutable_data(), residuals.mutable_data()};
+  Doubles residuals(M), scalings({scaled ? M : 0, kScaling});
+  const FloatCodes to{distance,
+                      element,
+                      rows.data(),
+                      M,
+                      features,
+                      center.data(),
+                      unit,
+                      codes.mutable_data(),
+                      residuals.mutable_data(),
+                      reinterpret_cast<Scaling*>(scalings.mutable_data())};
   {
     py::gil_scoped_release release;
     const DefaultFpState fp_state;
     kernel.encode(to);
   }
-  return py::make_tuple(codes, residuals);
+  return py::make_tuple(codes, residuals, scalings);
 }
 
 // The checked operands of a search of floats, and its scratch.
@@ -75,14 +102,18 @@ struct FloatSearch {
   FloatRows rows;
   std::vector<uint8_t> codes;
   std::vector<double> residuals;
+  std::vector<Scaling> scalings;
   std::vector<int64_t> limits;
   Scratch scratch;
 
-  FloatSearch(const std::string& isa, const py::array& query, const py::array& reference, const Doubles& center,
-              double unit, const Bytes& reference_codes, const Doubles& reference_residuals, double usual_residual,
+  FloatSearch(const std::string& isa, const std::string& distance_name, const py::array& query,
+              const py::array& reference, const Doubles& center, double unit, const Bytes& reference_codes,
+              const Doubles& reference_residuals, const Doubles& reference_scalings, double usual_residual,
               const Int64& outlying)
       : kernel(kernels(isa)) {
-    const bool float64 = is_float64(query, reference);
+    const Distance distance = parse_distance(distance_name);
+    const bool scaled = distance != Distance::sqeuclidean;
+    const Element element = element_of(query, reference, scaled);
     check_rows(query, "query: want a contiguous, non-empty (N, features) array");
     check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
     const int64_t N = query.shape(0), M = reference.shape(0), features = query.shape(1);
@@ -93,12 +124,17 @@ struct FloatSearch {
     require(reference_codes.shape(0) == M && reference_codes.shape(1) == features,
             "codes: want those of the reference");
     check_doubles(reference_residuals, M, "residuals: want a contiguous (M,) float64 array");
+    require(reference_scalings.ndim() == 2 && contiguous(reference_scalings) &&
+                reference_scalings.shape(0) == (scaled ? M : 0) && reference_scalings.shape(1) == kScaling,
+            "scalings: want those of the reference");
     check_pairs(outlying, M, "outlying: want a contiguous int64 array of reference rows");
     codes.resize(N * features);
     residuals.resize(N);
+    scalings.resize(scaled ? N : 0);
     limits.resize(N);
     scratch = make_scratch(scratch_bytes(Distance::sqeuclidean, N, features, 8));
-    rows = {float64,
+    rows = {distance,
+            element,
             query.data(),
             reference.data(),
             N,
@@ -108,21 +144,24 @@ struct FloatSearch {
             unit,
             reference_codes.data(),
             reference_residuals.data(),
+            reinterpret_cast<const Scaling*>(reference_scalings.data()),
             usual_residual,
             outlying.data(),
             outlying.size(),
             codes.data(),
             residuals.data(),
+            scalings.data(),
             limits.data(),
             scratch.get()};
   }
 };
 
-void call_knn_floats(const std::string& isa, const py::array& query, const py::array& reference, const Doubles& center,
-                     double unit, const Bytes& codes, const Doubles& residuals, double usual_residual,
-                     const Int64& outlying, const Int64& multiplicity, Doubles& values, Int64& rows, Int64& tie_rows,
-                     Int64& tie_counts) {
-  FloatSearch search(isa, query, reference, center, unit, codes, residuals, usual_residual, outlying);
+void call_knn_floats(const std::string& isa, const std::string& distance, const py::array& query,
+                     const py::array& reference, const Doubles& center, double unit, const Bytes& codes,
+                     const Doubles& residuals, const Doubles& scalings, double usual_residual, const Int64& outlying,
+                     const Int64& multiplicity, Doubles& values, Int64& rows, Int64& tie_rows, Int64& tie_counts) {
+  FloatSearch search(isa, distance, query, reference, center, unit, codes, residuals, scalings, usual_residual,
+                     outlying);
   const int64_t N = search.rows.N, M = search.rows.M;
   check_vector(multiplicity, M, "multiplicity: want a contiguous (M,) int64 array");
   require(
@@ -144,11 +183,12 @@ void call_knn_floats(const std::string& isa, const py::array& query, const py::a
   search.kernel.knn_floats(search.rows, nearest);
 }
 
-void call_floats_within(const std::string& isa, const py::array& query, const py::array& reference,
-                        const Doubles& center, double unit, const Bytes& codes, const Doubles& residuals,
-                        double usual_residual, const Int64& outlying, const Doubles& radius, const Int64& offsets,
-                        Int64& rows) {
-  FloatSearch search(isa, query, reference, center, unit, codes, residuals, usual_residual, outlying);
+void call_floats_within(const std::string& isa, const std::string& distance, const py::array& query,
+                        const py::array& reference, const Doubles& center, double unit, const Bytes& codes,
+                        const Doubles& residuals, const Doubles& scalings, double usual_residual, const Int64& outlying,
+                        const Doubles& radius, const Int64& offsets, Int64& rows) {
+  FloatSearch search(isa, distance, query, reference, center, unit, codes, residuals, scalings, usual_residual,
+                     outlying);
   const int64_t N = search.rows.N;
   check_doubles(radius, N, "radius: want a contiguous (N,) float64 array");
   check_offsets(offsets, N, rows);
@@ -161,13 +201,39 @@ void call_floats_within(const std::string& isa, const py::array& query, const py
           "offsets: do not match the number of rows within the radius");
 }
 
+py::tuple call_floats_band(const std::string& isa, const py::array& query, const py::array& reference,
+                           const Doubles& center, double unit, const Bytes& codes, const Doubles& residuals,
+                           const Doubles& scalings, double usual_residual, const Int64& outlying, const Doubles& rests,
+                           const Doubles& bands, int64_t capacity, int64_t most_tries) {
+  FloatSearch search(isa, "sqeuclidean", query, reference, center, unit, codes, residuals, scalings, usual_residual,
+                     outlying);
+  const int64_t N = search.rows.N;
+  check_doubles(rests, N, "rests: want a contiguous (N,) float64 array");
+  check_doubles(bands, N, "bands: want a contiguous (N,) float64 array");
+  const auto finite = [](double x) { return x >= 0 && x < INFINITY; };
+  require(std::all_of(rests.data(), rests.data() + N, finite) && std::all_of(bands.data(), bands.data() + N, finite),
+          "rests, bands: want finite numbers >= 0");
+  require(capacity >= 1 && capacity <= search.rows.M, "capacity: want 1 .. M");
+  Int64 rows({N, capacity}), counts(N);
+  std::vector<double> values(N * capacity), nearest(N), reaches(N);
+  std::vector<int64_t> tries(N);
+  const FloatBand band{rests.data(),        bands.data(),  capacity,     most_tries,     counts.mutable_data(),
+                       rows.mutable_data(), values.data(), tries.data(), nearest.data(), reaches.data()};
+  {
+    py::gil_scoped_release release;
+    const DefaultFpState fp_state;
+    search.kernel.floats_band(search.rows, band);
+  }
+  return py::make_tuple(rows, counts);
+}
+
 void call_values(const std::string& isa, const std::string& distance, const py::array& query,
                  const py::array& reference, const Int64& query_rows, const Int64& reference_rows,
                  py::array_t<double>& out) {
   const Kernels kernel = kernels(isa);
   const bool cityblock = distance == "cityblock";
   require(cityblock || distance == "sqeuclidean", "distance: want 'sqeuclidean' or 'cityblock'");
-  const bool float64 = is_float64(query, reference);
+  const bool float64 = element_of(query, reference, false) == Element::float64;
   check_rows(query, "query: want a contiguous, non-empty (N, features) array");
   check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
   require(reference.shape(1) == query.shape(1), "reference: want rows of the query's width");
@@ -186,21 +252,33 @@ void call_values(const std::string& isa, const std::string& distance, const py::
 }  // namespace
 
 void bind_knn_floats(py::module_& m) {
-  m.def("encode", &call_encode, py::arg("isa"), py::arg("rows").noconvert(), py::arg("center").noconvert(),
-        py::arg("unit"),
-        "(M, features) float rows -> codes (M, features) uint8, residuals (M,): bounds of what the codes leave out.");
-  m.def("knn_floats", &call_knn_floats, py::arg("isa"), py::arg("query").noconvert(), py::arg("reference").noconvert(),
-        py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(), py::arg("residuals").noconvert(),
-        py::arg("usual_residual"), py::arg("outlying").noconvert(), py::arg("multiplicity").noconvert(),
-        py::arg("values").noconvert(), py::arg("rows").noconvert(), py::arg("tie_rows").noconvert(),
-        py::arg("tie_counts").noconvert(),
-        "knn of float rows by squared distance: the same, but values (N, k) float64. outlying: the rows with residuals "
-        "above usual_residual.");
-  m.def("floats_within", &call_floats_within, py::arg("isa"), py::arg("query").noconvert(),
+  m.def(
+      "encode", &call_encode, py::arg("isa"), py::arg("distance"), py::arg("rows").noconvert(),
+      py::arg("center").noconvert(), py::arg("unit"),
+      "(M, features) rows -> codes (M, features) uint8, residuals (M,): bounds of what the codes leave out, scalings "
+      "(M, 4): "
+      "how rows become points of length 1 (cosine, correlation; else none). Floats, or uint8 where there are points.");
+  m.def("knn_floats", &call_knn_floats, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
         py::arg("reference").noconvert(), py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(),
-        py::arg("residuals").noconvert(), py::arg("usual_residual"), py::arg("outlying").noconvert(),
-        py::arg("radius").noconvert(), py::arg("offsets").noconvert(), py::arg("rows").noconvert(),
-        "rows_within of float rows: those whose value is <= radius[n].");
+        py::arg("residuals").noconvert(), py::arg("scalings").noconvert(), py::arg("usual_residual"),
+        py::arg("outlying").noconvert(), py::arg("multiplicity").noconvert(), py::arg("values").noconvert(),
+        py::arg("rows").noconvert(), py::arg("tie_rows").noconvert(), py::arg("tie_counts").noconvert(),
+        "knn by sqeuclidean, cosine or correlation: the same, but values (N, k) float64. outlying: the rows with "
+        "residuals "
+        "above usual_residual.");
+  m.def("floats_within", &call_floats_within, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
+        py::arg("reference").noconvert(), py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(),
+        py::arg("residuals").noconvert(), py::arg("scalings").noconvert(), py::arg("usual_residual"),
+        py::arg("outlying").noconvert(), py::arg("radius").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("rows").noconvert(),
+        "rows_within by sqeuclidean, cosine or correlation: those whose value is <= radius[n].");
+  m.def(
+      "floats_band", &call_floats_band, py::arg("isa"), py::arg("query").noconvert(), py::arg("reference").noconvert(),
+      py::arg("center").noconvert(), py::arg("unit"), py::arg("codes").noconvert(), py::arg("residuals").noconvert(),
+      py::arg("scalings").noconvert(), py::arg("usual_residual"), py::arg("outlying").noconvert(),
+      py::arg("rests").noconvert(), py::arg("bands").noconvert(), py::arg("capacity"), py::arg("most_tries"),
+      "-> rows (N, capacity), counts (N,): all that can be at |z - y|^2 <= min + bands[n] from a z within rests[n] of "
+      "the query; -1 where they are too many, or more than most_tries are left open by the codes.");
   m.def(
       "values", &call_values, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
       py::arg("reference").noconvert(), py::arg("query_rows").noconvert(), py::arg("reference_rows").noconvert(),

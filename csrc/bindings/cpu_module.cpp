@@ -8,6 +8,7 @@
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU kernels of biasgen; single-threaded, called through biasgen.backends.cpu_backend.";
   m.def("isa_levels", &biasgen::isa_levels, "Instruction-set levels that this machine can run, slowest first.");
+  biasgen::bind_empirical_denoise(m);
   biasgen::bind_knn(m);
   biasgen::bind_knn_floats(m);
   biasgen::bind_tree_posterior(m);

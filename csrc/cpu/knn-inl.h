@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cpu/knn.h"
+#include "cpu/knn_band-inl.h"
 #include "cpu/knn_floats-inl.h"
 #include "cpu/knn_hamming-inl.h"
 #include "cpu/knn_sinks-inl.h"
@@ -12,8 +13,8 @@
 namespace biasgen {
 inline namespace BIASGEN_ISA {
 
-void pack_reference(const uint8_t* rows, int64_t M, int64_t features, int64_t bits, void* packed) {
-  pack_planes(rows, M, features, bits, plane_rows(features), packed);
+void pack_reference(const void* rows, Element element, int64_t M, int64_t features, int64_t bits, void* packed) {
+  pack_planes(rows, element, M, features, bits, plane_rows(features), packed);
 }
 
 void knn(const KnnRows& rows, const KnnNearest& nearest) {
@@ -26,16 +27,23 @@ void rows_within(const KnnRows& rows, const KnnWithin& within) {
   rows.distance == Distance::hamming ? search_planes(rows, sink) : search_squares(rows, sink);
 }
 
-void encode(const FloatCodes& codes) { codes.float64 ? encode_rows<double>(codes) : encode_rows<float>(codes); }
+void encode(const FloatCodes& codes) {
+  with_element(codes, [&](auto element, auto scaled) { encode_rows<decltype(element), scaled>(codes); });
+}
 
 void knn_floats(const FloatRows& rows, const FloatNearest& nearest) {
-  const FloatNearestTaker taker(nearest, rows.N);
-  rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
+  search_floats(rows, FloatNearestTaker(nearest, rows.N));
 }
 
 void floats_within(const FloatRows& rows, const FloatWithin& within) {
-  const FloatWithinTaker taker(within, rows.N);
-  rows.float64 ? search_floats<double>(rows, taker) : search_floats<float>(rows, taker);
+  search_floats(rows, FloatWithinTaker(within, rows.N));
+}
+
+void floats_band(const FloatRows& rows, const FloatBand& band) {
+  const FloatBandTaker taker(band, rows.N, rows.features);
+  search_floats(rows, taker);
+  for (int64_t n = 0; n < rows.N; ++n)
+    if (band.counts[n] > 0) taker.compact(n);
 }
 
 void pair_values(const KnnPairs& pairs) { pairs.float64 ? values<double>(pairs) : values<float>(pairs); }

@@ -4,15 +4,17 @@
 
 namespace biasgen {
 
-enum class Distance { hamming, sqeuclidean };
+enum class Distance { hamming, sqeuclidean, cosine, correlation };
+enum class Element { uint8, uint16, float32, float64 };
 
-// N query rows against M reference rows of bytes.
+// N query rows against M reference rows of integers.
 struct KnnRows {
   Distance distance;
-  const uint8_t* query;   // (N, features)
+  Element element;        // of the query: uint8; hamming: uint8 or uint16
+  const void* query;      // (N, features)
   const void* reference;  // hamming: packed by pack_reference; sqeuclidean: the rows themselves, (M, features) bytes
   int64_t N, M, features;
-  int64_t bits;   // hamming: bits of the largest symbol on either side, 1..8; the reference was packed for it
+  int64_t bits;   // hamming: planes of a symbol, enough for the largest on either side; the reference was packed for it
   void* scratch;  // scratch_bytes(...), aligned to 64 bytes
 };
 
@@ -36,10 +38,19 @@ struct KnnWithin {
   int64_t* rows;
 };
 
-// N query rows against M reference rows, all float64 or all float32, by squared distance. The reference was encoded by
-// encode_rows; `outlying` are its rows with a residual above usual_residual, whose codes say little.
+// How a row becomes its point of length 1, (x - mean) / largest / length (docs/exactness.md). The zero row has length
+// 0. inverse: 1 / (largest length), or 0 where that is no sensible factor of single precision (of double for float64
+// rows).
+struct Scaling {
+  double mean, largest, length, inverse;
+};
+
+// N query rows against M reference rows of one element type, by the squared distance of the rows, or by half that of
+// their points. The reference was encoded by encode_rows; `outlying` are its rows with a residual above usual_residual,
+// whose codes say little.
 struct FloatRows {
-  bool float64;
+  Distance distance;  // sqeuclidean (of floats), cosine or correlation
+  Element element;
   const void* query;      // (N, features)
   const void* reference;  // (M, features)
   int64_t N, M, features;
@@ -47,11 +58,13 @@ struct FloatRows {
   double unit;           // between codes: at least 1e-100, 24 significant bits
   const uint8_t* reference_codes;
   const double* reference_residuals;
+  const Scaling* reference_scalings;  // (M,); sqeuclidean: none
   double usual_residual;
   const int64_t* outlying;  // (outliers,)
   int64_t outliers;
   uint8_t* query_codes;     // (N, features), written here like the following
   double* query_residuals;  // (N,)
+  Scaling* query_scalings;  // (N,); sqeuclidean: none
   int64_t* limits;          // (N,)
   void* scratch;            // scratch_bytes(...), aligned to 64 bytes
 };
@@ -73,15 +86,33 @@ struct FloatWithin {
   int64_t* rows;
 };
 
-// N rows to codes (N, features) and residuals (N,).
+// The rows that can be at |z - y|^2 <= min + bands[n] from z, whatever z within rests[n] of query n; in rows[n *
+// capacity ..], in no order; counts[n] = -1 where the list was too short or the codes left more than most_tries rows
+// open.
+struct FloatBand {
+  const double* rests;  // (N,) finite
+  const double* bands;  // (N,) finite
+  int64_t capacity;     // M is enough
+  int64_t most_tries;
+  int64_t* counts;  // (N,)
+  int64_t* rows;    // (N, capacity)
+  double* values;   // (N, capacity), scratch like the following
+  int64_t* tries;   // (N,)
+  double* nearest;  // (N,)
+  double* reaches;  // (N,)
+};
+
+// N rows to codes (N, features), residuals (N,) and, for cosine and correlation, scalings (N,).
 struct FloatCodes {
-  bool float64;
+  Distance distance;
+  Element element;
   const void* rows;  // (N, features)
   int64_t N, features;
   const double* center;  // (features,)
   double unit;
   uint8_t* codes;
   double* residuals;
+  Scaling* scalings;
 };
 
 // The values (docs/exactness.md) of P pairs of a query and a reference row, both float64 or both float32.
@@ -98,6 +129,9 @@ struct KnnPairs {
 
 // Hamming works on lanes of 16 positions (short rows, one word) or 64.
 static inline int64_t lane_bytes(int64_t features) { return features > 16 ? 8 : 2; }
+
+// Planes that there are kernels for.
+static inline bool known_bits(int64_t bits) { return (bits >= 1 && bits <= 8) || bits == 12 || bits == 16; }
 
 // Bytes of a row as bit planes: `bits` lanes a word.
 static inline int64_t planes_bytes(int64_t features, int64_t bits) {
@@ -118,15 +152,16 @@ static inline int64_t scratch_bytes(Distance distance, int64_t N, int64_t featur
 
 // pack_reference writes lane[panel][word][bit][plane_rows]: bit l of the lane = bit `bit` of the symbol at position
 // word * (8 * lane_bytes) + l; the last panel is filled up with zeros.
-#define BIASGEN_KNN_KERNELS(ISA)                                                                     \
-  inline namespace ISA {                                                                             \
-  void pack_reference(const uint8_t* rows, int64_t M, int64_t features, int64_t bits, void* packed); \
-  void knn(const KnnRows& rows, const KnnNearest& nearest);                                          \
-  void rows_within(const KnnRows& rows, const KnnWithin& within);                                    \
-  void encode(const FloatCodes& codes);                                                              \
-  void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                               \
-  void floats_within(const FloatRows& rows, const FloatWithin& within);                              \
-  void pair_values(const KnnPairs& pairs);                                                           \
+#define BIASGEN_KNN_KERNELS(ISA)                                                                                   \
+  inline namespace ISA {                                                                                           \
+  void pack_reference(const void* rows, Element element, int64_t M, int64_t features, int64_t bits, void* packed); \
+  void knn(const KnnRows& rows, const KnnNearest& nearest);                                                        \
+  void rows_within(const KnnRows& rows, const KnnWithin& within);                                                  \
+  void encode(const FloatCodes& codes);                                                                            \
+  void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                                             \
+  void floats_within(const FloatRows& rows, const FloatWithin& within);                                            \
+  void floats_band(const FloatRows& rows, const FloatBand& band);                                                  \
+  void pair_values(const KnnPairs& pairs);                                                                         \
   }
 
 #ifdef BIASGEN_ISA  // a kernel file knows its own level, the bindings know all

@@ -1,10 +1,12 @@
-// Certified search of float rows: the integer search runs over their 8-bit codes and hands on what it cannot rule out;
-// a bound in single precision, then the value itself decide. The proof of the bounds: docs/exactness.md.
+// Certified search of float rows, and of points at length 1 (cosine, correlation), which are never stored: the integer
+// search runs over their 8-bit codes and hands on what it cannot rule out; a rough bound, then the value itself decide.
+// The proof of the bounds: docs/exactness.md.
 #pragma once
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/knn.h"
 #include "cpu/knn_squares-inl.h"
@@ -15,23 +17,47 @@ namespace biasgen {
 inline namespace BIASGEN_ISA {
 namespace {
 
+// Calls work(T{}, scaled) for the element type of the rows; scaled: std::true_type where points are compared, not rows.
+template <class Rows, class Work>
+void with_element(const Rows& rows, const Work& work) {
+  const bool scaled = rows.distance != Distance::sqeuclidean;
+  if (rows.element == Element::uint8) return work(uint8_t{}, std::true_type{});
+  if (rows.element == Element::float32)
+    return scaled ? work(float{}, std::true_type{}) : work(float{}, std::false_type{});
+  return scaled ? work(double{}, std::true_type{}) : work(double{}, std::false_type{});
+}
+
 // code = (x - center) / unit to the nearest of -128 .. 127, plus 128; residual: the distance of the row from its code.
-template <class T>
+// Scaled, x are those of the point; the residual of the zero row, which has none, is infinite.
+template <class T, bool scaled>
 void encode_rows(const FloatCodes& to) {
   const T* rows = static_cast<const T*>(to.rows);
   const double scale = 1 / to.unit, D = static_cast<double>(to.features);
   for (int64_t n = 0; n < to.N; ++n) {
+    const T* row = rows + n * to.features;
+    uint8_t* codes = to.codes + n * to.features;
+    Scaling scaling{};
+    if constexpr (scaled) {
+      scaling = to.scalings[n] = scaling_of(row, to.features, to.distance == Distance::correlation);
+      if (scaling.length == 0) {
+        std::memset(codes, 128, static_cast<size_t>(to.features));
+        to.residuals[n] = INFINITY;
+        continue;
+      }
+    }
     double sums[16] = {};  // 16, so that a compiler may take them at once
     for (int64_t begin = 0; begin < to.features; begin += 16) {
       const int64_t count = to.features - begin < 16 ? to.features - begin : 16;
       for (int64_t i = 0; i < count; ++i) {
-        const double x = static_cast<double>(rows[n * to.features + begin + i]) - to.center[begin + i];
+        double x = static_cast<double>(row[begin + i]);
+        if constexpr (scaled) x = (x - scaling.mean) / scaling.largest / scaling.length;
+        x -= to.center[begin + i];
         double code = x * scale;
         code = code < -128 ? -128 : code > 127 ? 127 : code;
         code = (code + 0x1.8p52) - 0x1.8p52;     // to the nearest integer
         const double rest = x - code * to.unit;  // the product is exact: unit has 24 bits
         sums[i] += rest * rest;
-        to.codes[n * to.features + begin + i] = static_cast<uint8_t>(static_cast<int32_t>(code) + 128);
+        codes[begin + i] = static_cast<uint8_t>(static_cast<int32_t>(code) + 128);
       }
     }
     double sum = 0;
@@ -41,36 +67,57 @@ void encode_rows(const FloatCodes& to) {
   }
 }
 
-// (x - y)^2 in single precision. Whatever the order: a sum of nothing negative is off by a relative error alone, 2^-24
-// for every rounding that a term goes through; here at most features / 16 + 32 of them.
-inline float rough_square(const float* x, const float* y, int64_t features) {
-  constexpr int64_t kStep = kLanes<float>;
-  Vec<float> sum[4] = {};
-  auto add = [&sum](int v, const float* from_x, const float* from_y) {
-    const Vec<float> t = load(from_x) - load(from_y);
+// What rough_square computes in: single precision, of float64 rows double.
+template <class T>
+using Rough = std::conditional_t<sizeof(T) == 8, double, float>;
+
+inline Vec<float> load_rough(const float* from) { return load(from); }
+inline Vec<double> load_rough(const double* from) { return load(from); }
+inline Vec<float> load_rough(const uint8_t* from) { return floats_of(from); }
+
+// The sum of the squares of term(x, y). Whatever the order: a sum of nothing negative is off by a relative error alone,
+// one rounding unit for every rounding that a term goes through; here at most features / 8 + 32 of them, with 16 lanes
+// or more features / 16 + 32.
+template <class T, class Term>
+inline Rough<T> rough_square(const T* x, const T* y, int64_t features, const Term& term) {
+  using R = Rough<T>;
+  constexpr int64_t kStep = kLanes<R>;
+  Vec<R> sum[4] = {};
+  auto add = [&](int v, int64_t k) {
+    const Vec<R> t = term(load_rough(x + k), load_rough(y + k));
     sum[v] += t * t;
   };
   int64_t k = 0;
   for (; k + 4 * kStep <= features; k += 4 * kStep)
-    for (int v = 0; v < 4; ++v) add(v, x + k + v * kStep, y + k + v * kStep);
-  for (; k + kStep <= features; k += kStep) add(0, x + k, y + k);
+    for (int v = 0; v < 4; ++v) add(v, k + v * kStep);
+  for (; k + kStep <= features; k += kStep) add(0, k);
   if (k < features) {
-    float last[2][kStep] = {};
-    std::memcpy(last[0], x + k, static_cast<size_t>(features - k) * sizeof(float));
-    std::memcpy(last[1], y + k, static_cast<size_t>(features - k) * sizeof(float));
-    add(1, last[0], last[1]);
+    T last[2][kStep] = {};
+    R terms[kStep];
+    std::memcpy(last[0], x + k, static_cast<size_t>(features - k) * sizeof(T));
+    std::memcpy(last[1], y + k, static_cast<size_t>(features - k) * sizeof(T));
+    store(terms, term(load_rough(last[0]), load_rough(last[1])));
+    for (int64_t i = features - k; i < kStep; ++i) terms[i] = 0;
+    const Vec<R> t = load(terms);
+    sum[1] += t * t;
   }
-  const Vec<float> all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-  float total = 0;
+  const Vec<R> all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  R total = 0;
   for (int i = 0; i < kStep; ++i) total += all[i];
   return total;
 }
 
-// A sink of the integer search: `Taker` says which values still matter to a query and takes the rows that have them.
-template <class T, class Taker>
+// A sink of the integer search: `Taker` says which values still matter to a query, whether one more may be computed,
+// and takes the rows that have them.
+template <class T, bool scaled, class Taker>
 struct Certified : FloatRows {
+  static constexpr double kSquares = scaled ? 2 : 1;                       // in a value
+  static constexpr double kRounding = sizeof(T) == 8 ? 0x1p-53 : 0x1p-24;  // of Rough<T>
+
   const T *x, *y;
-  double relative;  // error of a value and of what is computed from it
+  double relative;        // error of a value and of what is computed from it
+  double rough_relative;  // twice the error of rough_square
+  double root;            // of the features
   Taker taker;
 
   Certified(const FloatRows& rows, const Taker& taker)
@@ -78,6 +125,8 @@ struct Certified : FloatRows {
         x(static_cast<const T*>(rows.query)),
         y(static_cast<const T*>(rows.reference)),
         relative(static_cast<double>(4 * (rows.features + 8)) * 0x1p-53),
+        rough_relative((static_cast<double>(rows.features) / (sizeof(T) == 8 ? 8 : 16) + 32) * 2 * kRounding),
+        root(std::sqrt(static_cast<double>(rows.features))),
         taker(taker) {
     for (int64_t i = 0; i < outliers; ++i)
       for (int64_t n = 0; n < N; ++n) take_value(n, outlying[i]);
@@ -90,29 +139,61 @@ struct Certified : FloatRows {
     if (reference_residuals[row] > usual_residual) return;  // an outlier, taken already
     const double apart = unit * std::sqrt(static_cast<double>(code_square)) * (1 - 0x1p-50);
     const double lower = apart - query_residuals[n] - reference_residuals[row];
-    if (lower > 0 && lower * lower * (1 - relative) > taker.reach(n)) return;
+    if (lower > 0 && lower * lower * (1 - relative) > kSquares * taker.reach(n)) return;
+    if (!taker.may_try(n)) {
+      limits[n] = -1;
+      return;
+    }
     if (take_value(n, row)) limits[n] = code_limit(n);
   }
 
   // Whether the row was near enough to be taken.
   bool take_value(int64_t n, int64_t row) const {
     const T *a = x + n * features, *b = y + row * features;
-    if constexpr (sizeof(T) == 4) {
-      // Twice the error. What overflowed is beyond the largest float; what underflowed lost at most 2^-149 a term.
-      const double D = static_cast<double>(features), error = (D / 16 + 32) * 0x1p-23;
-      const float rough = rough_square(a, b, features);
-      const double lower = static_cast<double>(rough < FLT_MAX ? rough : FLT_MAX) * (1 - error) - D * 0x1p-148;
-      if (lower > taker.reach(n)) return false;
+    double value;
+    if constexpr (scaled) {
+      const Scaling &to_a = query_scalings[n], &to_b = reference_scalings[row];
+      if (to_a.length == 0 || to_b.length == 0) {
+        value = to_a.length == to_b.length ? 0 : 1;
+      } else {
+        if (to_a.inverse != 0 && to_b.inverse != 0 && surely_beyond(a, b, to_a, to_b, taker.reach(n))) return false;
+        value = half_chord(a, b, features, to_a, to_b);
+      }
+    } else {
+      if constexpr (sizeof(T) == 4)
+        if (surely_beyond(a, b, taker.reach(n))) return false;
+      value = row_value<false>(a, b, features);
     }
-    const double value = row_value<false>(a, b, features);
     if (value > taker.reach(n)) return false;
     taker.take(n, row, value);
     return true;
   }
 
+  // What overflowed is beyond the largest float; what underflowed lost at most 2^-149 a term.
+  bool surely_beyond(const float* a, const float* b, double reach) const {
+    const float rough = rough_square(a, b, features, [](Vec<float> x_k, Vec<float> y_k) { return x_k - y_k; });
+    const double least = static_cast<double>(rough < FLT_MAX ? rough : FLT_MAX);
+    return least * (1 - rough_relative) - static_cast<double>(features) * 0x1p-148 > reach;
+  }
+
+  // Points by one product an element: each is off by a length of at most 6 roundings of itself and 1 of its mean. Twice
+  // that and more is allowed for.
+  bool surely_beyond(const T* a, const T* b, const Scaling& to_a, const Scaling& to_b, double reach) const {
+    using R = Rough<T>;
+    const R mean_a = static_cast<R>(to_a.mean), mean_b = static_cast<R>(to_b.mean);
+    const R by_a = static_cast<R>(to_a.inverse), by_b = static_cast<R>(to_b.inverse);
+    const R rough = rough_square(a, b, features,
+                                 [=](Vec<R> x_k, Vec<R> y_k) { return (x_k - mean_a) * by_a - (y_k - mean_b) * by_b; });
+    const double means = std::fabs(to_a.mean) * to_a.inverse + std::fabs(to_b.mean) * to_b.inverse;
+    const double lower =
+        std::sqrt(static_cast<double>(rough) * (1 - rough_relative)) - 16 * kRounding * (2 + root * means);
+    return lower > 0 && lower < 4 &&
+           lower * lower * (1 - relative) > 2 * reach;  // a chord is below 4, unless it overflowed
+  }
+
   // The largest square of codes that a row within reach can have, unless it is an outlier.
   int64_t code_limit(int64_t n) const {
-    const double reach = taker.reach(n);
+    const double reach = kSquares * taker.reach(n);
     if (reach < 0) return -1;
     const double far = (std::sqrt(reach) * (1 + relative) + query_residuals[n] + usual_residual) / unit;
     const double square = far * far * (1 + 0x1p-40);
@@ -127,6 +208,7 @@ struct FloatNearestTaker : FloatNearest {
   }
 
   double reach(int64_t n) const { return values[n * k + k - 1]; }
+  bool may_try(int64_t) const { return true; }
 
   // Rows come in any order. One as far as the k-th counts as a tie where the k-th is the nearest, too.
   void take(int64_t n, int64_t row, double value) const {
@@ -152,6 +234,7 @@ struct FloatWithinTaker : FloatWithin {
   }
 
   double reach(int64_t n) const { return radius[n]; }
+  bool may_try(int64_t) const { return true; }
 
   void take(int64_t n, int64_t row, double) const {
     int64_t at = cursor[n]++;
@@ -161,13 +244,16 @@ struct FloatWithinTaker : FloatWithin {
   }
 };
 
-template <class T, class Taker>
+template <class Taker>
 void search_floats(const FloatRows& rows, const Taker& taker) {
-  encode_rows<T>({rows.float64, rows.query, rows.N, rows.features, rows.center, rows.unit, rows.query_codes,
-                  rows.query_residuals});
-  search_squares(
-      {Distance::sqeuclidean, rows.query_codes, rows.reference_codes, rows.N, rows.M, rows.features, 8, rows.scratch},
-      Certified<T, Taker>(rows, taker));
+  with_element(rows, [&](auto element, auto scaled) {
+    using T = decltype(element);
+    encode_rows<T, scaled>({rows.distance, rows.element, rows.query, rows.N, rows.features, rows.center, rows.unit,
+                            rows.query_codes, rows.query_residuals, rows.query_scalings});
+    search_squares({Distance::sqeuclidean, Element::uint8, rows.query_codes, rows.reference_codes, rows.N, rows.M,
+                    rows.features, 8, rows.scratch},
+                   Certified<T, scaled, Taker>(rows, taker));
+  });
 }
 
 }  // namespace

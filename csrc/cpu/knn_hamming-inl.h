@@ -10,33 +10,42 @@ namespace biasgen {
 inline namespace BIASGEN_ISA {
 namespace {
 
-// Bit planes; eight symbols at a time: bit b of each moves to the lowest bit of its byte, a product gathers the eight
-// in one byte.
-template <class Lane>
-void pack_lanes(const uint8_t* rows, int64_t count, int64_t features, int64_t bits, int64_t width, Lane* packed) {
+// Bit planes; eight symbols at a time, their low bytes apart from their high ones: bit b of each moves to the lowest
+// bit of its byte, a product gathers the eight in one byte.
+template <class Symbol, class Lane>
+void pack_lanes(const Symbol* rows, int64_t count, int64_t features, int64_t bits, int64_t width, Lane* packed) {
   constexpr int64_t kPositions = 8 * sizeof(Lane);
   const int64_t words = (features + kPositions - 1) / kPositions;
   for (int64_t row = 0; row < count; ++row)
     for (int64_t word = 0; word < words; ++word) {
       const int64_t begin = word * kPositions, left = features - begin;
-      uint8_t symbols[kPositions] = {};
-      std::memcpy(symbols, rows + row * features + begin, static_cast<size_t>(left < kPositions ? left : kPositions));
+      uint8_t symbols[2][kPositions] = {};
+      for (int64_t l = 0; l < (left < kPositions ? left : kPositions); ++l) {
+        const uint32_t symbol = rows[row * features + begin + l];
+        symbols[0][l] = static_cast<uint8_t>(symbol);
+        symbols[1][l] = static_cast<uint8_t>(symbol >> 8);
+      }
       for (int64_t b = 0; b < bits; ++b) {
         uint64_t plane = 0;
         for (int64_t l = 0; l < kPositions; l += 8) {
           uint64_t eight = 0;
-          for (int i = 0; i < 8; ++i) eight |= static_cast<uint64_t>(symbols[l + i]) << (8 * i);
-          plane |= (((eight >> b) & 0x0101010101010101u) * 0x0102040810204080u >> 56) << l;
+          for (int i = 0; i < 8; ++i) eight |= static_cast<uint64_t>(symbols[b / 8][l + i]) << (8 * i);
+          plane |= (((eight >> b % 8) & 0x0101010101010101u) * 0x0102040810204080u >> 56) << l;
         }
         packed[((row / width * words + word) * bits + b) * width + row % width] = static_cast<Lane>(plane);
       }
     }
 }
 
-inline void pack_planes(const uint8_t* rows, int64_t count, int64_t features, int64_t bits, int64_t width,
+inline void pack_planes(const void* rows, Element element, int64_t count, int64_t features, int64_t bits, int64_t width,
                         void* packed) {
-  if (lane_bytes(features) == 2) return pack_lanes(rows, count, features, bits, width, static_cast<int16_t*>(packed));
-  pack_lanes(rows, count, features, bits, width, static_cast<int64_t*>(packed));
+  auto pack = [&](auto* lanes) {
+    if (element == Element::uint16)
+      pack_lanes(static_cast<const uint16_t*>(rows), count, features, bits, width, lanes);
+    else
+      pack_lanes(static_cast<const uint8_t*>(rows), count, features, bits, width, lanes);
+  };
+  lane_bytes(features) == 2 ? pack(static_cast<int16_t*>(packed)) : pack(static_cast<int64_t*>(packed));
 }
 
 // Positions where two rows of symbols of kBits bits differ: one xor a bit, or-ed together, and counted.
@@ -194,6 +203,10 @@ void search_lanes(const KnnRows& rows, const Sink& sink) {
       return search(Hamming<Lane, 6>(rows), rows.N, rows.M, sink);
     case 7:
       return search(Hamming<Lane, 7>(rows), rows.N, rows.M, sink);
+    case 12:
+      return search(Hamming<Lane, 12>(rows), rows.N, rows.M, sink);
+    case 16:
+      return search(Hamming<Lane, 16>(rows), rows.N, rows.M, sink);
     default:
       return search(Hamming<Lane, 8>(rows), rows.N, rows.M, sink);
   }
@@ -201,7 +214,7 @@ void search_lanes(const KnnRows& rows, const Sink& sink) {
 
 template <class Sink>
 void search_planes(const KnnRows& rows, const Sink& sink) {
-  pack_planes(rows.query, rows.N, rows.features, rows.bits, 1, rows.scratch);
+  pack_planes(rows.query, rows.element, rows.N, rows.features, rows.bits, 1, rows.scratch);
   lane_bytes(rows.features) == 2 ? search_lanes<int16_t>(rows, sink) : search_lanes<int64_t>(rows, sink);
 }
 

@@ -185,6 +185,7 @@ template <class Sink>
 void search_squares(const KnnRows& rows, const Sink& sink) {
   const int64_t N = rows.N, features = rows.features, steps = steps_of(features);
   const int64_t groups = (N + kGroup - 1) / kGroup;
+  const uint8_t* const source = static_cast<const uint8_t*>(rows.query);
   int32_t* const query = static_cast<int32_t*>(rows.scratch);
   int32_t* const lanes = query + groups * kGroup * steps;
   int64_t* const squares = reinterpret_cast<int64_t*>(lanes + kPanel * steps);
@@ -193,12 +194,12 @@ void search_squares(const KnnRows& rows, const Sink& sink) {
   const Panel panel{lanes, least + groups * kGroup, constant, steps};
 
   for (int64_t group = 0; group < groups; ++group)
-    pack_steps<kGroup, true>(rows.query + group * kGroup * features, N - group * kGroup, features,
+    pack_steps<kGroup, true>(source + group * kGroup * features, N - group * kGroup, features,
                              query + group * kGroup * steps);
   for (int64_t n = 0; n < groups * kGroup; ++n) {
-    squares[n] = 0;
-    for (int64_t k = 0; n < N && k < features; ++k)
-      squares[n] += rows.query[n * features + k] * rows.query[n * features + k];
+    int64_t square = 0;  // not in memory, which the bytes of the query might alias
+    for (int64_t k = 0; n < N && k < features; ++k) square += source[n * features + k] * source[n * features + k];
+    squares[n] = square;
     least[n] = n < N ? least_sum(squares[n], sink.limit(n)) : INT32_MAX;  // no row is near to what fills the last group
   }
 

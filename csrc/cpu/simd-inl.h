@@ -44,6 +44,36 @@ inline Vec<T> splat(T x) {
   return Vec<T>{} + x;
 }
 
+// As many bytes as there are lanes, as floats and doubles. Spelled out: GCC would convert one by one.
+inline Vec<float> floats_of(const uint8_t* from) {
+#if defined(__AVX512BW__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return __builtin_convertvector((Vec<int32_t>)_mm512_maskz_cvtepu8_epi32(0xffff, bytes), Vec<float>);
+#elif defined(__AVX2__)
+  return (Vec<float>)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
+inline Vec<double> doubles_of(const uint8_t* from) {
+#if defined(__AVX512BW__)
+  typedef int32_t Eight __attribute__((vector_size(32)));
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return __builtin_convertvector((Eight)_mm256_cvtepu8_epi32(bytes), Vec<double>);
+#elif defined(__AVX2__)
+  int32_t bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return (Vec<double>)_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes)));
+#else
+  Vec<double> v;
+  for (int i = 0; i < kLanes<double>; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
 template <class V>
 inline V smaller(V a, V b) {
   return a < b ? a : b;

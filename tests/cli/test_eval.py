@@ -115,3 +115,18 @@ def test_bad_distance(evaluate):
     status, _, err = evaluate("--distance", "l2", **digits(0))
     assert status == 2
     assert "say 'sqeuclidean'" in err
+
+
+def test_mirrored_copies_are_found_in_their_view(evaluate):
+    sets = digits(planted=18)
+    sets["gen"] = sets["gen"].copy()
+    sets["gen"][:18] = sets["gen"][:18, :, ::-1]
+    found = {}
+    for views in ("identity", "identity,hflip"):
+        status, out, err = evaluate("--json", "-", "--views", views, **sets)
+        assert (status, err) == (0, "")
+        report = json.loads(out)
+        assert report["params"]["views"] == views.split(",")
+        found[views] = report["metrics"]["near_copies"]["value"]
+    assert found["identity,hflip"] >= 0.03 > found["identity"]
+    assert "; views identity, hflip\n" in evaluate("--views", "identity,hflip", **sets)[1]

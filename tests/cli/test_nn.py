@@ -131,3 +131,22 @@ def test_bad_input(command, tmp_path, change, options, message):
 
 def test_no_file(command):
     assert command("nn", "none.npy", "train.npy")[::2] == (2, "biasgen nn: gen: no file none.npy\n")
+
+
+def test_views(command):
+    np.save("gen.npy", GEN[..., ::-1])
+    table = np.minimum(oracle.distances(GEN, TRAIN, "sqeuclidean"), oracle.distances(GEN[..., ::-1].copy(), TRAIN, "sqeuclidean"))
+    order = np.argsort(table.min(1), kind="stable")[:5]
+    wanted = [[n, table[n].argmin(), table[n].min(), (table[n] == table[n].min()).sum()] for n in order]
+    status, out, _ = command("nn", "gen.npy", "train.npy", "--top", 5, "--views", "identity,hflip")
+    assert status == 0
+    assert out.splitlines()[0].endswith("distance sqeuclidean; views identity, hflip")
+    np.testing.assert_array_equal(pairs(out), wanted)
+    TrainingSet(TRAIN, views=("identity", "hflip")).save("train.biasgen")
+    assert command("nn", "gen.npy", "train.biasgen", "--top", 5)[1] == out
+    assert command("nn", "gen.npy", "train.biasgen", "--top", 5, "--views", "hflip,identity")[1] == out
+    status, _, err = command("nn", "gen.npy", "train.biasgen", "--views", "identity")
+    assert (status, err) == (2, "biasgen nn: --views: want identity,hflip, which the training set was saved with, got identity\n")
+    status, _, err = command("nn", "gen.npy", "train.npy", "--views", "vflip")
+    assert status == 2
+    assert err.startswith("biasgen nn: views: want some of ('identity', 'hflip'), each once, with 'identity', got ('vflip',)")

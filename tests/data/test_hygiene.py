@@ -198,3 +198,9 @@ def test_filtered_rows_are_refused_by_distance_statistics():
     assert marked.rows is rows
     with pytest.raises(ValueError, match=r"^heldout: filtered by content"):
         train_affinity(gen=rows, train=rows, heldout=marked)
+
+
+def test_contents_of_several_sets_are_those_of_the_joined_rows():
+    first = np.array([[1, 2], [3, 4], [1, 2]], np.int8)
+    for second in (first[1:], first[1:].astype(np.int64), torch.from_numpy(first[1:]).int()):     # tokens, whatever they are stored in
+        assert contents(first, second).tolist() == [0, 1, 0, 1, 0]

@@ -15,19 +15,20 @@ from biasgen._version import __version__
 from biasgen.data import row_file
 from biasgen.data.hygiene import ROW_TYPES, describe
 from biasgen.data.row_file import read_rows, write_rows
+from biasgen.ops._stream import blocks
 
 ROWS = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
 
 
 def write(path, rows):
-    write_rows(path, rows, "sqeuclidean", describe(rows))
+    assert write_rows(path, blocks(rows, 16), "sqeuclidean", ("identity",)) == describe(rows)
 
 
-def forged(header, data=b"\x05" * 6):
+def forged(header, data=b"\x05" * 6, version=2):
     """A file with this header and a right digest of it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     text += b" " * (-(48 + len(text)) % 64)
-    return b"biasgen\n" + (1).to_bytes(4, "little") + len(text).to_bytes(4, "little") + hashlib.sha256(text).digest() + text + data
+    return b"biasgen\n" + version.to_bytes(4, "little") + len(text).to_bytes(4, "little") + hashlib.sha256(text).digest() + text + data
 
 
 def sound(**changes):
@@ -35,7 +36,7 @@ def sound(**changes):
     digest = hashlib.sha256(b"\x05" * 6).hexdigest()
     description = {"n": 3, "distinct": 1, "dtype": "uint8", "low": 5, "high": 5, "mean": 5.0, "sha256": digest}
     description |= {k: v for k, v in changes.items() if k in description}
-    header = {"biasgen": "0.1.0", "shape": [3, 2], "distance": "hamming", "description": description}
+    header = {"biasgen": "0.1.0", "shape": [3, 2], "distance": "hamming", "views": ["identity"], "description": description}
     return header | {k: v for k, v in changes.items() if k not in description}
 
 
@@ -50,13 +51,14 @@ def test_layout(path):
     length = int.from_bytes(data[12:16], "little")
     header = json.loads(data[48 : 48 + length])
     assert data[:8] == b"biasgen\n"
-    assert int.from_bytes(data[8:12], "little") == 1
+    assert int.from_bytes(data[8:12], "little") == 2
     assert data[16:48] == hashlib.sha256(data[48 : 48 + length]).digest()
-    assert (48 + length) % 64 == 0
+    assert 48 + length == 4096
     assert data[48 + length :] == ROWS.tobytes()
     description = {"n": 4, "distinct": 4, "dtype": "uint8", "low": 0, "high": 23, "mean": 11.5}
     description |= {"sha256": hashlib.sha256(ROWS.tobytes()).hexdigest()}
-    assert header == {"biasgen": __version__, "shape": [4, 3, 2], "distance": "sqeuclidean", "description": description}
+    expected = {"biasgen": __version__, "shape": [4, 3, 2], "distance": "sqeuclidean", "views": ["identity"], "description": description}
+    assert header == expected
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in ROW_TYPES if dtype != "bfloat16"])
@@ -127,9 +129,9 @@ def test_every_cut_is_found(path):
 def test_a_later_version(path):
     write(path, ROWS)
     data = bytearray(path.read_bytes())
-    data[8] = 2
+    data[8] = 3
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"^path: .*set\.biasgen has version 2, biasgen {__version__} reads version 1$"):
+    with pytest.raises(ValueError, match=rf"^path: .*set\.biasgen has version 3, biasgen {__version__} reads versions 1 and 2$"):
         read_rows(path, "path")
 
 
@@ -147,6 +149,17 @@ def test_what_is_no_file_of_ours(path, tmp_path):
 def test_the_forgery_itself_is_sound(path):
     path.write_bytes(forged(sound()))
     assert read_rows(path, "path")[0].tolist() == [[5, 5]] * 3
+
+
+def test_version_1_had_no_views(path):
+    header = {field: value for field, value in sound().items() if field != "views"}
+    path.write_bytes(forged(header, version=1))
+    rows, read = read_rows(path, "path")
+    assert rows.tolist() == [[5, 5]] * 3
+    assert read["views"] == ("identity",)
+    path.write_bytes(forged(header))
+    with pytest.raises(ValueError, match=r"^path: .* has a header that is not one of version 2$"):
+        read_rows(path, "path")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +180,10 @@ def test_the_forgery_itself_is_sound(path):
         sound(dtype="V1"),
         sound(dtype=["uint8"]),
         sound(distance=None),
+        sound(views=None),
+        sound(views=["hflip"]),
+        sound(views=[["identity"]]),
+        sound(views=["identity", "hflip"]),     # of rows with one axis
         sound(low="5"),
         sound(mean=None),
         sound(sha256=5),
@@ -176,7 +193,7 @@ def test_the_forgery_itself_is_sound(path):
 )
 def test_headers_that_make_no_sense(path, header):
     path.write_bytes(forged(header))
-    with pytest.raises(ValueError, match=r"^path: .* has a header that is not one of version 1$"):
+    with pytest.raises(ValueError, match=r"^path: .* has a header that is not one of version 2$"):
         read_rows(path, "path")
 
 
@@ -190,7 +207,7 @@ def test_headers_that_do_not_fit_the_rows(path, changes):
 @given(st.binary(max_size=200))
 def test_noise_after_the_magic(tmp_path_factory, noise):
     path = tmp_path_factory.mktemp("noise") / "set.biasgen"
-    for start in (b"biasgen\n", b"biasgen\n\1\0\0\0", b"biasgen\n\1\0\0\0\xff\xff\xff\xff"):
+    for start in (b"biasgen\n", b"biasgen\n\2\0\0\0", b"biasgen\n\2\0\0\0\xff\xff\xff\xff"):
         path.write_bytes(start + noise)
         with pytest.raises(ValueError, match=r"^path: "):
             read_rows(path, "path")

@@ -9,7 +9,7 @@ import biasgen
 from biasgen.data import training_set as module
 from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops import _prepared
+from biasgen.ops import _prepared, _streamed
 from biasgen.oracle import knn as oracle
 
 
@@ -43,7 +43,7 @@ def test_prepared_and_packed_once():
     train.knn(query)
     packed = dict(train.prepared.packed)
     again = {"side_effect": AssertionError("prepared again")}
-    with mock.patch.object(_prepared, "prepare", **again), mock.patch.object(module, "prepare", **again):
+    with mock.patch.object(_prepared, "of_rows", **again), mock.patch.object(_streamed, "prepare", **again):
         train.knn(query)
         biasgen.knn(query, train, distance="hamming")
         biasgen.nearest_credit(query, train)
@@ -126,3 +126,56 @@ def test_errors():
         TrainingSet(np.zeros((2, 2), np.float32), "hamming")
     with pytest.raises(ValueError, match=r"^distance: want 'hamming', which the reference was prepared for, got 'sqeuclidean'"):
         TrainingSet(np.zeros((2, 2), int)).knn(np.zeros((2, 2), int), distance="sqeuclidean")
+
+
+def test_views_are_saved_and_loaded(tmp_path):
+    rows = images(0, 20)
+    saved = TrainingSet(rows, views=("identity", "hflip"))
+    assert repr(saved) == "TrainingSet(20 rows of shape (3, 4, 4), 20 distinct, sqeuclidean, views ('identity', 'hflip'))"
+    saved.save(tmp_path / "train.biasgen")
+    loaded = TrainingSet.load(tmp_path / "train.biasgen")
+    assert repr(loaded) == repr(saved)
+    np.testing.assert_array_equal(loaded.knn(rows[..., ::-1]).distances, 0)
+
+
+def test_a_set_that_is_written_as_it_comes(tmp_path):
+    rows = images(0, 50)
+    given = (rows[start : start + 7] for start in range(0, 50, 7))
+    train = TrainingSet.from_blocks(given, tmp_path / "train.biasgen", views=("identity", "hflip"), max_memory=48 * 8 * 10)
+    assert train.streamed
+    assert train.description == describe(rows)
+    assert train.distinct == 50     # from the file: not read again
+    np.testing.assert_array_equal(train.rows, rows)
+    np.testing.assert_array_equal(train.knn(rows[..., ::-1]).distances, 0)
+    whole = TrainingSet.load(tmp_path / "train.biasgen")
+    assert not whole.streamed
+    np.testing.assert_array_equal(whole.knn(images(1, 5), 4).indices, train.knn(images(1, 5), 4).indices)
+    TrainingSet(rows, views=("identity", "hflip")).save(tmp_path / "again.biasgen")
+    assert (tmp_path / "again.biasgen").read_bytes() == (tmp_path / "train.biasgen").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "parts: want at least one block, got none"),
+        ([[1, 2]], {}, TypeError, r"parts: want blocks that are arrays or tensors \(n, ...\), got list as block 0"),
+        ([np.zeros((3, 4)), np.zeros((3, 5))], {}, ValueError, r"parts: want an array of float64 .* as block 0, got .*\(5,\) as block 1"),
+        ([np.zeros((3, 4)), np.array([[0, 0, np.nan, 0]])], {}, ValueError, "parts: want finite numbers.*, got nan in row 3"),
+        ([np.zeros((3, 4))], {"views": ("identity", "hflip")}, ValueError, "views: want rows .*"),
+        ([np.zeros((3, 4))], {"distance": "hamming"}, ValueError, "parts: hamming takes .*, got float64"),
+    ],
+)
+def test_blocks_that_make_no_set_leave_no_file(tmp_path, parts, options, error, message):
+    with pytest.raises(error, match=f"^{message}$"):
+        TrainingSet.from_blocks(iter(parts), tmp_path / "train.biasgen", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_blocks_leave_no_file(tmp_path):
+    def parts():
+        yield images(0, 5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TrainingSet.from_blocks(parts(), tmp_path / "train.biasgen")
+    assert list(tmp_path.iterdir()) == []

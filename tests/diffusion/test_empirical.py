@@ -48,7 +48,7 @@ def test_equal_rows_count_as_often_as_they_occur():
     rows = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
     denoiser, level = EmpiricalDenoiser(rows), Schedule.flow(4).at(4)   # scale 0: the mean of the rows
     assert denoiser(torch.tensor([[7.0]]), level).item() == 0.75
-    assert len(denoiser._rows) == 2
+    assert len(denoiser.prepared.rows) == 2
 
 
 @pytest.mark.parametrize("level", LEVELS)

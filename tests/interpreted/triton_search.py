@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from biasgen import knn, nearest_credit, train_affinity
-from biasgen.backends import _slices, _triton_floats, triton_backend
+from biasgen import TrainingSet, knn, nearest_credit, range_count, train_affinity
+from biasgen.backends import _triton_floats, _triton_slices, triton_backend
 from biasgen.ops._prepared import prepare, query_of
 from biasgen.oracle import knn as oracle
 from biasgen.triton_kernels import _tile, nearest, within
@@ -100,12 +100,14 @@ def test_values_of_pairs(dtype):
         ("hamming", 2, 2, (1, 1), (1,)),
         ("hamming", 7, 250, (4, 70), (1, 5)),     # more symbols than one-hot rows are made for
         ("hamming", 700, 50, (2, 20), (2,)),      # longer than one-hot rows are made for
+        ("hamming", 9, 60_000, (3, 70), (1, 5)),  # 16 bits, half of them negative numbers there
     ],
 )
 def test_integers(distance, features, symbols, sizes, ks):
     rng = np.random.default_rng(0)
-    query, reference = (rng.integers(0, symbols, (rows, features)).astype(np.uint8) for rows in sizes)
+    query, reference = (rng.integers(0, symbols, (rows, features)).astype(np.uint8 if symbols <= 256 else np.int64) for rows in sizes)
     query[0, 0] = symbols - 1
+    query[-1] = reference[-1]
     reference[len(reference) // 2 :: 3] = reference[0]
     assert_search_equals_oracle(query, reference, distance, ks)
 
@@ -198,7 +200,7 @@ def test_an_outlying_row_ties_with_another():
     near = torch.tensor([2500.0, 2500.0], dtype=torch.float64, device=DEVICE)
     rows = triton_backend.rows_within(on_device(query)[0], prepared, near, torch.tensor([0, 2, 3]))
     assert rows.tolist() == [0, 1, 8]
-    assert _slices.coded(prepared, 1).outlying.tolist() == [0]
+    assert _triton_slices.coded(prepared, 1).outlying.tolist() == [0]
 
 
 @pytest.mark.parametrize("distance", ["sqeuclidean", "euclidean", "hamming", "cosine"])
@@ -232,7 +234,23 @@ def test_one_switch_runs_the_same_measurement(monkeypatch):
         assert results[0] == results[1] == results[2]
 
 
+def test_views_and_tokens_of_two_widths():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(40, 3, 4, 4)).astype(np.float32)
+    query = images[:6, :, :, ::-1] + np.float32(0.01)
+    tokens = np.array([[300, 2, 1], [1, 2, 3]]), rng.integers(0, 4, (50, 3)).astype(np.uint8)
+    for x, y, options in ((query, images, {"views": ("identity", "hflip")}), (*tokens, {"distance": "hamming"})):
+        x, y = on_device(x, y)
+        found = knn(x, TrainingSet(y, **options), 3, backend="triton")
+        wanted = knn(x.cpu(), TrainingSet(y.cpu(), **options), 3, backend="torch")
+        for name in ("distances", "indices", "tie_counts"):
+            assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name))
+    images, train = on_device(query, images)
+    found = range_count(images, TrainingSet(train, views=("identity", "hflip")), 1.0)
+    assert found.tolist() == [1] * 6
+
+
 def test_refuses_more_rows_than_int32_numbers(monkeypatch):
-    monkeypatch.setattr(_slices, "MAX_ROWS", 3)
+    monkeypatch.setattr(_triton_slices, "MAX_ROWS", 3)
     with pytest.raises(ValueError, match=r"^reference: the triton backend takes up to 3 rows, got 4$"):
         knn(*on_device(np.zeros((1, 2), np.uint8), np.zeros((4, 2), np.uint8)), backend="triton")

@@ -4,7 +4,7 @@ import pytest
 
 from biasgen import TrainingSet, nn_auc, nn_divergence
 from biasgen.metrics import split_comparison as module
-from biasgen.metrics._sets import pool_credit, pooled, prepared
+from biasgen.metrics._sets import Pool, pool_credit
 from biasgen.metrics.divergence_curve import divergence_curve
 from biasgen.metrics.own_share import own
 from biasgen.metrics.split_comparison import SplitComparison, split_comparison
@@ -158,7 +158,7 @@ def test_own_share_interval_covers_where_rows_come_in_many_copies():
     for _ in range(100):
         train_a, train_b = crawl(300), crawl(300)
         gens = [np.concatenate([train[rng.integers(0, 300, 60)], crawl(240)]) for train in (train_a, train_b)]
-        pool = prepared(pooled(train_a, train_b), "hamming")
+        pool = Pool(train_a, train_b, "hamming")
         result = own(*(pool_credit(gen, pool, "hamming") for gen in gens), pool, m_a=300, permutations=1, seed=0, params={})
         values.append(result.value)
         halves.append(result.ci[1] - result.value)

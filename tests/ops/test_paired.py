@@ -55,7 +55,7 @@ def test_strided_rows():
         (np.zeros((2, 3), np.int8), np.zeros((2, 3, 1), np.int8), None, r"^b: want the shape \(2, 3\) of a"),
         (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), "hamming", r"^a: hamming takes integer tokens .* got float32"),
         (np.zeros((2, 3), np.int8), np.zeros((2, 3), np.uint8), "sqeuclidean", r"^a: sqeuclidean takes uint8 or float rows .* got int8"),
-        (np.zeros((2, 3), np.int8), -np.ones((2, 3), np.int8), None, r"^b: want tokens in 0..255, got -1 in row 0"),
+        (np.zeros((2, 3), np.int8), -np.ones((2, 3), np.int8), None, r"^b: want tokens in 0..65535, got -1 in row 0"),
         (np.zeros((2, 3), np.int8), np.zeros((2, 3), np.int8), "l2", r"^distance: unknown 'l2'"),
         (np.zeros((2, 3)), np.zeros((2, 3), np.uint8), None, r"^b: want floats as a, got uint8"),
         (np.zeros((2, 3)), np.full((2, 3), 1e151), None, r"^b: want finite numbers of at most 1e\+150, got 1e\+151 in row 0"),

@@ -1,0 +1,390 @@
+// The kernels of every instruction set that this machine has, against loops without any trick: for the sanitizers, and
+// for valgrind, which shows a machine without AVX-512. Usage: kernels_test [BEST], the set that dispatch must call
+// best.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/fp_state.h"
+#include "cpu/isa.h"
+#include "cpu/knn.h"
+#include "cpu/tree_posterior.h"
+
+using namespace biasgen;
+
+namespace {
+
+struct Kernels {
+  decltype(&baseline::pack_reference) pack_reference;
+  decltype(&baseline::knn) knn;
+  decltype(&baseline::rows_within) rows_within;
+  decltype(&baseline::encode) encode;
+  decltype(&baseline::knn_floats) knn_floats;
+  decltype(&baseline::floats_within) floats_within;
+  decltype(&baseline::pair_values) pair_values;
+  decltype(&baseline::tree_posterior) tree_posterior;
+};
+
+#define KERNELS(isa)                                                                                   \
+  Kernels {                                                                                            \
+    isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
+        isa::pair_values, isa::tree_posterior                                                          \
+  }
+
+Kernels kernels(Isa isa) {
+#ifdef BIASGEN_X86
+  if (isa == Isa::avx512) return KERNELS(avx512);
+  if (isa == Isa::avx2) return KERNELS(avx2);
+#endif
+  static_cast<void>(isa);
+  return KERNELS(baseline);
+}
+
+int64_t checks = 0;
+std::string doing;
+
+void check(bool holds, const char* what) {
+  ++checks;
+  if (holds) return;
+  std::printf("kernels_test: %s: %s\n", doing.c_str(), what);
+  std::exit(1);
+}
+
+uint64_t state = 1;
+
+int64_t below(int64_t n) {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<int64_t>(state >> 33) % n;
+}
+
+struct AlignedDelete {
+  void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+
+// Exactly as many bytes as asked for: one more is out of bounds.
+std::unique_ptr<void, AlignedDelete> scratch(int64_t bytes) {
+  return std::unique_ptr<void, AlignedDelete>(::operator new(static_cast<size_t>(bytes), std::align_val_t{64}));
+}
+
+// What a search must find, from the values of all pairs. `V` is int64_t, or double for rows of floats.
+template <class V>
+struct Nearest {
+  std::vector<V> values;
+  std::vector<int64_t> rows, tie_rows, tie_counts;
+
+  Nearest(int64_t N, int64_t k) : values(N * k), rows(N * k), tie_rows(N), tie_counts(N) {}
+
+  Nearest(const std::vector<V>& table, int64_t N, int64_t M, int64_t k, const std::vector<int64_t>& multiplicity)
+      : Nearest(N, k) {
+    for (int64_t n = 0; n < N; ++n) {
+      std::vector<std::pair<V, int64_t>> all;
+      for (int64_t m = 0; m < M; ++m) all.emplace_back(table[n * M + m], m);
+      std::sort(all.begin(), all.end());
+      for (int64_t i = 0; i < k; ++i) values[n * k + i] = all[i].first, rows[n * k + i] = all[i].second;
+      for (const auto& [value, m] : all)
+        if (value == all[0].first) ++tie_rows[n], tie_counts[n] += multiplicity[m];
+    }
+  }
+
+  bool operator==(const Nearest& other) const {
+    return values == other.values && rows == other.rows && tie_rows == other.tie_rows && tie_counts == other.tie_counts;
+  }
+};
+
+// Rows of each query within its radius, in one list.
+template <class V>
+struct Within {
+  std::vector<int64_t> offsets{0}, rows;
+
+  Within(const std::vector<V>& table, int64_t N, int64_t M, const std::vector<V>& radius) {
+    for (int64_t n = 0; n < N; ++n) {
+      for (int64_t m = 0; m < M; ++m)
+        if (table[n * M + m] <= radius[n]) rows.push_back(m);
+      offsets.push_back(static_cast<int64_t>(rows.size()));
+    }
+  }
+};
+
+std::vector<int64_t> multiplicities(int64_t M) {
+  std::vector<int64_t> times(M);
+  for (auto& m : times) m = 1 + below(3);
+  return times;
+}
+
+void test_bytes(const Kernels& kernel, Distance distance, int64_t N, int64_t M, int64_t features, int64_t bits) {
+  const int64_t symbols = int64_t{1} << bits;
+  std::vector<uint8_t> query(N * features), reference(M * features);
+  for (auto& x : query) x = static_cast<uint8_t>(below(symbols));
+  for (auto& x : reference) x = static_cast<uint8_t>(below(symbols));
+  std::copy_n(reference.end() - features, features, query.begin());  // a copy, and the last row
+  std::vector<int64_t> table(N * M);
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t i = 0; i < features; ++i) {
+        const int64_t t = query[n * features + i] - reference[m * features + i];
+        table[n * M + m] += distance == Distance::hamming ? t != 0 : t * t;
+      }
+
+  const int64_t width = plane_rows(features);
+  std::vector<uint8_t> packed((M + width - 1) / width * width * planes_bytes(features, bits));
+  if (distance == Distance::hamming)
+    kernel.pack_reference(reference.data(), Element::uint8, M, features, bits, packed.data());
+  const auto space = scratch(scratch_bytes(distance, N, features, bits));
+  KnnRows rows{};
+  rows.element = Element::uint8;
+  rows.distance = distance;
+  rows.query = query.data();
+  rows.reference = distance == Distance::hamming ? packed.data() : reference.data();
+  rows.N = N, rows.M = M, rows.features = features, rows.bits = bits;
+  rows.scratch = space.get();
+
+  const auto multiplicity = multiplicities(M);
+  for (const int64_t k : {int64_t{1}, std::min<int64_t>(M, 5), std::min<int64_t>(M, 64)}) {
+    Nearest<int64_t> found(N, k);
+    kernel.knn(rows, {k, multiplicity.data(), found.values.data(), found.rows.data(), found.tie_rows.data(),
+                      found.tie_counts.data()});
+    check(found == Nearest<int64_t>(table, N, M, k, multiplicity), "nearest rows");
+  }
+  std::vector<int64_t> radius(N), cursor(N);
+  for (int64_t n = 0; n < N; ++n) radius[n] = n % 3 == 2 ? -1 : table[n * M + below(M)];
+  const Within<int64_t> within(table, N, M, radius);
+  std::vector<int64_t> found(within.rows.size());
+  kernel.rows_within(rows, {radius.data(), within.offsets.data(), cursor.data(), found.data()});
+  check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
+}
+
+// The value of docs/exactness.md.
+template <class T>
+double value(const T* x, const T* y, int64_t features, bool cityblock) {
+  double lanes[16] = {};
+  for (int64_t i = 0; i < features; ++i) {
+    const double t = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+    lanes[i % 16] += cityblock ? std::fabs(t) : t * t;
+  }
+  for (int width = 8; width; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+template <class T>
+void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) {
+  std::vector<T> query(N * features), reference(M * features);
+  for (auto& x : reference) x = static_cast<T>(below(1 << 20)) / (1 << 19) + 3;
+  reference[below(M) * features] = static_cast<T>(1e6);  // an outlier, which no grid of 8 bits holds
+  for (int64_t n = 0; n < N; ++n)                        // copies, off by one unit in the last place here and there
+    for (int64_t i = 0; i < features; ++i) {
+      const T x = reference[(n * 7 % M) * features + i];
+      query[n * features + i] = n % 2 && i % 5 == 0 ? std::nextafter(x, T{9}) : x;
+    }
+  std::vector<double> table(N * M), found_values(N * M);
+  std::vector<int64_t> query_rows, reference_rows;
+  for (const bool cityblock : {true, false}) {  // squares remain in the table
+    query_rows.clear(), reference_rows.clear();
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t m = 0; m < M; ++m) {
+        table[n * M + m] = value(&query[n * features], &reference[m * features], features, cityblock);
+        query_rows.push_back(n), reference_rows.push_back(m);
+      }
+    kernel.pair_values({cityblock, sizeof(T) == 8, query.data(), reference.data(), features, N * M, query_rows.data(),
+                        reference_rows.data(), found_values.data()});
+    check(found_values == table, "values");
+  }
+
+  const std::vector<double> center(features, 4.0);
+  std::vector<uint8_t> codes(M * features), query_codes(N * features);
+  std::vector<double> residuals(M), query_residuals(N);
+  std::vector<int64_t> limits(N), outlying;
+  FloatCodes to{};
+  to.distance = Distance::sqeuclidean, to.element = sizeof(T) == 8 ? Element::float64 : Element::float32;
+  to.rows = reference.data(), to.N = M, to.features = features;
+  to.center = center.data(), to.unit = 0x1p-7;
+  to.codes = codes.data(), to.residuals = residuals.data();
+  kernel.encode(to);
+  auto sorted = residuals;
+  std::sort(sorted.begin(), sorted.end());
+  const double usual = 2 * sorted[M / 2];
+  for (int64_t m = 0; m < M; ++m)
+    if (residuals[m] > usual) outlying.push_back(m);
+
+  const auto space = scratch(scratch_bytes(Distance::sqeuclidean, N, features, 8));
+  FloatRows rows{};
+  rows.distance = to.distance, rows.element = to.element, rows.query = query.data(), rows.reference = reference.data();
+  rows.N = N, rows.M = M, rows.features = features;
+  rows.center = to.center, rows.unit = to.unit;
+  rows.reference_codes = codes.data(), rows.reference_residuals = residuals.data(), rows.usual_residual = usual;
+  rows.outlying = outlying.data(), rows.outliers = static_cast<int64_t>(outlying.size());
+  rows.query_codes = query_codes.data(), rows.query_residuals = query_residuals.data(), rows.limits = limits.data();
+  rows.scratch = space.get();
+  const auto multiplicity = multiplicities(M);
+  for (const int64_t k : {int64_t{1}, std::min<int64_t>(M, 5)}) {
+    Nearest<double> found(N, k);
+    kernel.knn_floats(rows, {k, multiplicity.data(), found.values.data(), found.rows.data(), found.tie_rows.data(),
+                             found.tie_counts.data()});
+    check(found == Nearest<double>(table, N, M, k, multiplicity), "nearest rows");
+  }
+  std::vector<double> radius(N);
+  std::vector<int64_t> cursor(N);
+  for (int64_t n = 0; n < N; ++n) radius[n] = table[n * M + below(M)];
+  const Within<double> within(table, N, M, radius);
+  std::vector<int64_t> found(within.rows.size());
+  kernel.floats_within(rows, {radius.data(), within.offsets.data(), cursor.data(), found.data()});
+  check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
+}
+
+struct Rule {
+  int64_t symbol[3];  // parent, left, right
+  double weight;
+};
+
+TreeRuleGroups grouped(const std::vector<Rule>& rules, int64_t Q, int key, std::vector<TreeRule>& to,
+                       std::vector<int64_t>& begin) {
+  const int first = key == 0 ? 1 : 0, second = key == 2 ? 1 : 2;
+  for (int64_t s = 0; s < Q; ++s) {
+    begin.push_back(static_cast<int64_t>(to.size()));
+    for (const Rule& rule : rules) {
+      if (rule.symbol[key] != s) continue;
+      int exponent;
+      const double fraction = std::frexp(rule.weight, &exponent);
+      to.push_back({static_cast<int32_t>(rule.symbol[first]), static_cast<int32_t>(rule.symbol[second]),
+                    static_cast<float>(2 * fraction), exponent - 1});
+    }
+  }
+  begin.push_back(static_cast<int64_t>(to.size()));
+  return {to.data(), begin.data()};
+}
+
+// The probability of a string of leaves below a symbol.
+double probability(const std::vector<Rule>& rules, int64_t symbol, const int64_t* leaves, int64_t L) {
+  if (L == 1) return leaves[0] == symbol;
+  double sum = 0;
+  for (const Rule& rule : rules)
+    if (rule.symbol[0] == symbol)
+      sum += rule.weight * probability(rules, rule.symbol[1], leaves, L / 2) *
+             probability(rules, rule.symbol[2], leaves + L / 2, L / 2);
+  return sum;
+}
+
+// Against the sum over all strings. The last sample allows nothing.
+template <class T>
+void test_tree(const Kernels& kernel, int64_t B, int64_t L, int64_t Q) {
+  std::vector<Rule> rules;
+  for (int64_t s = 0; s < Q; ++s)
+    for (int64_t i = 0; i < 2; ++i) rules.push_back({{s, (s + i) % Q, (2 * s + i) % Q}, i ? 0.7 : 0.3});
+  const int64_t row = L * Q;
+  std::vector<T> field(B * row);
+  for (auto& f : field) f = static_cast<T>(below(4000)) / 1000 - 2;
+  std::fill(field.end() - row, field.end() - row + Q, static_cast<T>(-INFINITY));
+  std::vector<TreeRule> lists[3];
+  std::vector<int64_t> begins[3];
+  std::vector<float> marginals(B * row);
+  std::vector<double> log_z(B);
+  const std::unique_ptr<bool[]> impossible(new bool[B]);
+  const auto space = scratch(tree_posterior_scratch(L, Q));
+  TreeBatch batch{};
+  batch.B = B, batch.L = L, batch.Q = Q;
+  batch.log_field = field.data(), batch.double_field = sizeof(T) == 8;
+  batch.by_parent = grouped(rules, Q, 0, lists[0], begins[0]);
+  batch.by_left = grouped(rules, Q, 1, lists[1], begins[1]);
+  batch.by_right = grouped(rules, Q, 2, lists[2], begins[2]);
+  batch.marginals = marginals.data(), batch.log_z = log_z.data(), batch.impossible = impossible.get();
+  batch.scratch = space.get();
+  check(kernel.tree_posterior(batch) == -1, "no sample is refused");
+
+  int64_t strings = 1;
+  for (int64_t i = 0; i < L; ++i) strings *= Q;
+  std::vector<double> prior(strings);
+  std::vector<int64_t> leaves(strings * L);
+  for (int64_t s = 0; s < strings; ++s) {
+    for (int64_t i = 0, rest = s; i < L; ++i, rest /= Q) leaves[s * L + i] = rest % Q;
+    for (int64_t root = 0; root < Q; ++root) prior[s] += probability(rules, root, &leaves[s * L], L) / double(Q);
+  }
+  for (int64_t b = 0; b < B; ++b) {
+    std::vector<double> mass(row);
+    double z = 0;
+    for (int64_t s = 0; s < strings; ++s) {
+      double p = prior[s];
+      for (int64_t i = 0; i < L; ++i) p *= std::exp(static_cast<double>(field[b * row + i * Q + leaves[s * L + i]]));
+      for (int64_t i = 0; i < L; ++i) mass[i * Q + leaves[s * L + i]] += p;
+      z += p;
+    }
+    check(impossible[b] == (z == 0), "impossible");
+    check(z == 0 ? log_z[b] == -INFINITY : std::fabs(log_z[b] - std::log(z)) < 1e-5, "log_z");
+    for (int64_t i = 0; i < row; ++i) {
+      const double want = z == 0 ? 0 : mass[i] / z;
+      check(std::fabs(static_cast<double>(marginals[b * row + i]) - want) <= 1e-5 * want, "marginals");
+    }
+  }
+  field[row - 1] = static_cast<T>(NAN);
+  check(kernel.tree_posterior(batch) == 0, "NaN is refused");
+}
+
+void test_dispatch(const char* best) {
+  doing = "dispatch";
+  const auto levels = isa_levels();
+  const std::vector<std::string> known{"baseline", "avx2", "avx512"};
+  check(!levels.empty() && levels.size() <= 3 && std::equal(levels.begin(), levels.end(), known.begin()), "order");
+  for (size_t i = 0; i < levels.size(); ++i) check(parse_isa(levels[i]) == static_cast<Isa>(i), "names");
+  check(best == nullptr || levels.back() == best, "the best set is another one");
+  for (const std::string name : {"avx1024", "", levels.size() < 3 ? "avx512" : "AVX512"}) {
+    bool refused = false;
+    try {
+      parse_isa(name);
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    check(refused, "what cannot run is refused");
+  }
+#if defined(__SSE2__)
+  doing = "floating-point mode";
+  const uint32_t before = _mm_getcsr(), down = 0x3F80;  // rounding is a part of the mode that valgrind emulates
+  _mm_setcsr(down);
+  {
+    const DefaultFpState mode;
+    check(_mm_getcsr() == 0x1F80, "default within");
+  }
+  check(_mm_getcsr() == down, "the caller's comes back");
+  _mm_setcsr(before);
+#endif
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  test_dispatch(argc > 1 ? argv[1] : nullptr);
+  for (const auto& level : isa_levels()) {
+    const Kernels kernel = kernels(parse_isa(level));
+    // Panels are of 12, 24, 48 rows (squares), 32 or 8 (planes); tiles of eight panels; groups of 4 or 8 queries.
+    for (const int64_t features : {1, 15, 16, 17, 65})
+      for (const auto& [N, M] : {std::pair<int64_t, int64_t>{1, 1}, {3, 13}, {9, 49}, {8, 257}}) {
+        const std::string shape =
+            ", " + std::to_string(N) + " x " + std::to_string(M) + " x " + std::to_string(features);
+        for (const int64_t bits : {1, 3, 8}) {
+          doing = level + ", hamming" + shape + ", bits " + std::to_string(bits);
+          test_bytes(kernel, Distance::hamming, N, M, features, bits);
+          doing = level + ", sqeuclidean" + shape + ", bits " + std::to_string(bits);
+          test_bytes(kernel, Distance::sqeuclidean, N, M, features, bits);
+        }
+        doing = level + ", floats" + shape;
+        test_floats<float>(kernel, N, M, features);
+        test_floats<double>(kernel, N, M, features);
+      }
+    doing = level + ", beyond int32";
+    test_bytes(kernel, Distance::sqeuclidean, 2, 3, 32769, 8);
+    for (const auto& [B, L, Q] : {std::tuple<int64_t, int64_t, int64_t>{1, 2, 1}, {5, 2, 5}, {17, 4, 3}, {2, 8, 2}}) {
+      doing = level + ", tree " + std::to_string(B) + " x " + std::to_string(L) + " x " + std::to_string(Q);
+      test_tree<float>(kernel, B, L, Q);
+      test_tree<double>(kernel, B, L, Q);
+    }
+  }
+  std::string all;
+  for (const auto& level : isa_levels()) all += " " + level;
+  std::printf("kernels_test:%s agree with the naive loops, %lld checks\n", all.c_str(), static_cast<long long>(checks));
+}
