@@ -49,6 +49,7 @@ def knn(query, prepared, k, max_memory=None):
     from biasgen.triton_kernels.nearest import nearest
 
     with exact_arithmetic(_elements(query, prepared)):
+        _check(query)
         if not prepared.integer:
             return _triton_floats.knn(query, prepared, k, max_memory or MAX_MEMORY)
         whole, reference = _triton_slices.integers(query, prepared)
@@ -63,6 +64,7 @@ def rows_within(query, prepared, radius, offsets):
     from biasgen.backends import _triton_floats
 
     with exact_arithmetic(_elements(query, prepared)):
+        _check(query)
         if prepared.integer:
             limit = radius * _unit(prepared)
             rows = torch.cat([part.rows(slice(None)) for part in _within(query, prepared, torch.full_like(limit, -1), limit)])
@@ -78,11 +80,20 @@ def range_count(query, prepared, radius, max_memory=None):
     from biasgen.backends import _triton_floats
 
     with exact_arithmetic(_elements(query, prepared)):
+        _check(query)
         searched = prepared.searched
         if not searched.integer:
             return _triton_floats.range_count(query, prepared, radius.double(), max_memory or MAX_MEMORY)
         limit = _largest_value(radius.double(), prepared.distance) * _unit(searched)
         return torch.cat([part.weights for part in _within(query, searched, limit, limit)])
+
+
+def _check(query):
+    """The self-test of the query's device, before the first search on it; never while a CUDA graph is captured, nor interpreted."""
+    from biasgen.backends import _triton_check
+
+    if query.is_cuda and not torch.cuda.is_current_stream_capturing():
+        _triton_check.check(query.device)
 
 
 def _elements(query, prepared):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from biasgen import TrainingSet, knn, nearest_credit, range_count, train_affinity
-from biasgen.backends import _triton_floats, _triton_slices, triton_backend
+from biasgen.backends import _triton_check, _triton_floats, _triton_slices, triton_backend
 from biasgen.ops._prepared import prepare, query_of
 from biasgen.oracle import knn as oracle
 from biasgen.triton_kernels import _tile, nearest, within
@@ -248,6 +248,26 @@ def test_views_and_tokens_of_two_widths():
     images, train = on_device(query, images)
     found = range_count(images, TrainingSet(train, views=("identity", "hflip")), 1.0)
     assert found.tolist() == [1] * 6
+
+
+def test_the_self_test_finds_a_wrong_kernel(monkeypatch):
+    _triton_check.check.__wrapped__(torch.device(DEVICE))
+    right = {"nearest": nearest.nearest, "Within": within.Within, "squared": squared}
+
+    class Wrong(within.Within):
+        def rows(self, at):
+            return super().rows(at).flip(0)
+
+    broken = {
+        "nearest": lambda query, reference, multiplicity, k: right["nearest"](query, reference, multiplicity.roll(1), k),
+        "Within": Wrong,
+        "squared": lambda *pairs: right["squared"](*pairs) * (1 + 2.0**-52),
+    }
+    for name, wrong in broken.items():
+        monkeypatch.setattr(_triton_check, name, wrong)
+        with pytest.raises(RuntimeError, match=r"^backend: the Triton kernels give wrong answers on "):
+            _triton_check.check.__wrapped__(torch.device(DEVICE))
+        monkeypatch.setattr(_triton_check, name, right[name])
 
 
 def test_refuses_more_rows_than_int32_numbers(monkeypatch):
