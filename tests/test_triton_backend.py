@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from biasgen import _settings, backends
 from biasgen.backends import triton_backend
+from biasgen.ops import counts
 from biasgen.ops._prepared import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,6 +183,17 @@ def test_probe_says_why_it_cannot_run(triton, monkeypatch):
     assert triton_backend.probe() is None
     monkeypatch.setitem(sys.modules, "biasgen.triton_kernels.nearest", None)
     assert triton_backend.probe().startswith("triton cannot be imported (")
+
+
+@pytest.mark.parametrize(
+    ("device", "views", "backend"), [("cuda", 1, None), ("cuda", 2, "torch"), ("cpu", 1, "torch"), ("cpu", 2, "torch")]
+)
+def test_counts_of_several_views_stay_with_torch(monkeypatch, device, views, backend):
+    asked = []
+    monkeypatch.setattr(counts, "choose", lambda op, **arguments: asked.append(arguments["backend"]) or (op, None))
+    prepared = prepare(torch.zeros(2, 3, 4), views=("identity", "hflip")[:views])
+    counts._module("range_count", SimpleNamespace(device=torch.device(device)), prepared)
+    assert asked == [backend]
 
 
 def test_a_call_on_the_cpu_does_not_probe(monkeypatch):

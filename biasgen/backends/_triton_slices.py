@@ -18,7 +18,7 @@ def integers(query: torch.Tensor, prepared) -> tuple[Slices, Slices]:
     """Query and reference of an integer distance. Their squared distance is sqeuclidean itself, or twice hamming."""
     if prepared.distance == "sqeuclidean":
         return _shifted(query), _kept(prepared, "shifted", lambda: _shifted(prepared.rows))
-    symbols = 1 + max(int(query.max()), int(prepared.largest)) if query.dtype == torch.uint8 else 1 << 16
+    symbols = 1 + max(int(query.max()), int(prepared.largest))
     if symbols > MAX_SYMBOLS or symbols * query.shape[1] > MAX_FEATURES:
         return _tokens(query), _kept(prepared, query.dtype, lambda: _tokens(prepared.rows.to(query.dtype)))
     return _one_hot(query, symbols), _kept(prepared, symbols, lambda: _one_hot(prepared.rows, symbols))

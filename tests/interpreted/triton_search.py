@@ -238,7 +238,7 @@ def test_views_and_tokens_of_two_widths():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(40, 3, 4, 4)).astype(np.float32)
     query = images[:6, :, :, ::-1] + np.float32(0.01)
-    tokens = np.array([[300, 2, 1], [1, 2, 3]]), rng.integers(0, 4, (50, 3)).astype(np.uint8)
+    tokens = np.array([[300, 200, 1], [1, 2, 200]]), rng.choice([1, 2, 200], (50, 3)).astype(np.uint8)
     for x, y, options in ((query, images, {"views": ("identity", "hflip")}), (*tokens, {"distance": "hamming"})):
         x, y = on_device(x, y)
         found = knn(x, TrainingSet(y, **options), 3, backend="triton")
