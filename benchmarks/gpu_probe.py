@@ -1,4 +1,4 @@
-"""make gpu-probe: runs both GPU kernels against their oracles and the device's ceilings; without a GPU, compiles and emulates them.
+"""make gpu-probe: runs the GPU kernels against their oracles and the device's ceilings; without a GPU, compiles and emulates them.
 
 Result on stdout, progress on stderr; with a GPU also one JSON line a measurement in benchmarks/results/<date>-<device>.jsonl.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,18 @@ ROOT = Path(__file__).resolve().parents[1]
 NVCC = ["nvcc", "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", f"-I{ROOT}/csrc", f"{ROOT}/csrc/cuda/tree_posterior.cu"]
 HOST = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
 CAPABILITIES = (80, 90)
-SHAPES = ((1, 1, 1, 256), (3, 5, 7, 2), (129, 257, 130, 3), (37, 300, 257, 256))   # N, M, D, grey levels; few levels give ties
-TOP1_N, TOP1_M, TOP1_D = 33_792, 131_072, 3072   # two tiles for each of 132 multiprocessors, CIFAR-sized rows
+STACK = {80: 80, 90: 0}   # bytes a thread that a Triton kernel may put there: 80 for blocks of 128 x 128, which are timed before use
+SEARCH_N, SEARCH_M = 33_792, 131_072   # two tiles for each of 132 multiprocessors
+SEARCHED = {   # features, k, distance, element type
+    "nearest 1": (3072, 1, "sqeuclidean", "uint8"),
+    "nearest 16": (3072, 16, "sqeuclidean", "uint8"),
+    "nearest 64": (3072, 64, "sqeuclidean", "uint8"),
+    "nearest 1, D = 64": (64, 1, "sqeuclidean", "uint8"),
+    "nearest 1, tokens": (16, 1, "hamming", "uint8"),
+    "nearest 1, float32": (3072, 1, "sqeuclidean", "float32"),
+    "nearest 1, float32, cosine": (3072, 1, "cosine", "float32"),
+}
+SYMBOLS = 6
 TREE_B, TREE_BYTES = 2**22, 768                  # bytes a sample that must move: 96 float32 in, 96 out
 
 
@@ -72,18 +83,40 @@ def nvcc(capability: int, *options: str) -> str:
     return f"{registers} registers, {spilled} bytes spilled"
 
 
-def triton_usage(capability: int) -> str:
-    """Compiles the Triton kernel; returns registers and stack as cuobjdump tells them."""
+def triton_usage(name: str, capability: int) -> tuple[int, int]:
+    """Compiles a Triton kernel; returns registers and bytes of stack as cuobjdump tells them. Stops where it spills beyond STACK."""
     import triton
 
-    from biasgen.triton_kernels import top1_int8
+    from biasgen.triton_kernels.ahead_of_time import compile_for
 
     cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(top1_int8.compile_for(capability).asm["cubin"])
+        cubin.write(compile_for(name, capability).asm["cubin"])
         cubin.flush()
         log = subprocess.run([cuobjdump, "-res-usage", cubin.name], check=True, capture_output=True, text=True).stdout
-    return "{} registers, {} bytes of stack".format(*re.search(r"REG:(\d+) STACK:(\d+)", log).groups())
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", log).groups())
+    if stack > STACK[capability]:
+        raise SystemExit(f"gpu_probe: {name}: {stack} bytes of stack on sm_{capability}, want {STACK[capability]} at most")
+    return registers, stack
+
+
+def triton_table() -> None:
+    """Registers and stack of every Triton kernel, on every capability."""
+    from biasgen.triton_kernels.ahead_of_time import kernels
+
+    say(f"compiling {len(kernels())} Triton kernels for {', '.join(f'sm_{capability}' for capability in CAPABILITIES)}")
+    for name in kernels():
+        usage = (triton_usage(name, capability) for capability in CAPABILITIES)
+        cells = (f"sm_{capability} {registers:3} registers, {stack:2} bytes of stack" for capability, (registers, stack) in
+                 zip(CAPABILITIES, usage, strict=True))
+        print(f"{name:45} {'   '.join(cells)}", flush=True)
+
+
+def check_triton(interpret: bool) -> None:
+    """Stops unless the Triton searches equal the oracle to the bit: interpreted, or compiled on this machine's GPU."""
+    say("running the Triton kernels " + ("in the interpreter" if interpret else "on the device"))
+    command = [sys.executable, "-m", "pytest", "-q", "tests/interpreted/triton_search.py"]
+    subprocess.run(command, check=True, env=os.environ | {"TRITON_INTERPRET": str(int(interpret))}, cwd=ROOT)
 
 
 def fields(grammar: TreeGrammar, B: int, strength: float) -> dict[str, np.ndarray]:
@@ -128,37 +161,19 @@ def check_tree(kernel: TreeKernel, device: str, B: int) -> None:
     print(f"tree posterior: agrees with the oracle, worst error {worst:.3f} of what is promised ({device})")
 
 
-def check_top1(device: str) -> None:
-    """Stops unless distances and indices equal NumPy's to the bit."""
-    from biasgen.triton_kernels.top1_int8 import top1
-
-    random = np.random.default_rng(0)
-    for N, M, D, levels in SHAPES:
-        query, reference = (random.integers(0, levels, (rows, D), dtype=np.uint8) for rows in (N, M))
-        reference[M // 2 :] = reference[: M - M // 2]   # ties far apart
-        distances = np.square(query[:, None].astype(np.int64) - reference[None]).sum(-1)
-        got = top1(torch.from_numpy(query).to(device), torch.from_numpy(reference).to(device))
-        for name, g, want in zip(("distances", "indices"), got, (distances.min(1), distances.argmin(1)), strict=True):
-            if not np.array_equal(g.cpu().numpy(), want):
-                raise SystemExit(f"gpu_probe: top1: {name} differ from the oracle at N, M, D = {N}, {M}, {D}")
-    print(f"top1: equals the oracle to the bit on {len(SHAPES)} shapes ({device})")
-
-
 def without_gpu(directory: Path) -> None:
     """Everything that can be done with compilers alone."""
+    triton_table()
     for capability in CAPABILITIES:
         say(f"compiling for sm_{capability}")
-        print(f"top1, Triton, sm_{capability}: {triton_usage(capability)}")
         print(f"tree posterior, nvcc, sm_{capability}: {nvcc(capability, '-cubin', '-o', str(directory / 'tree.cubin'))}")
-    say("interpreting the Triton kernel")
-    command = [sys.executable, __file__, "--only-check-top1"]
-    subprocess.run(command, check=True, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=directory)
+    check_triton(interpret=True)
     say("running the CUDA kernel on the host shim")
     kernel = TreeKernel(host_library(directory))
     for order in range(3):
         kernel.library.set_fibre_order(order)
         check_tree(kernel, "cpu", 37)
-    print("no GPU on this machine: both kernels were compiled and emulated, nothing ran on a device")
+    print("no GPU on this machine: all kernels were compiled and emulated, nothing ran on a device")
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 15) -> float:
@@ -189,18 +204,38 @@ def ceilings() -> dict[str, float]:
     }
 
 
-def time_top1() -> float:
-    """T operations/s of top1, shift and norms included; stops unless 256 queries are right."""
-    from biasgen.triton_kernels.top1_int8 import top1
+def time_searches() -> dict[str, float]:
+    """T operations/s of biasgen.knn on prepared rows, two a feature of a pair, and of what a torch user would write: chunks of
+    torch._int_mm, then min (uint8), or of a float32 product, then min."""
+    from biasgen import knn
+    from biasgen.data.training_set import TrainingSet
 
-    query, reference = (torch.randint(0, 256, (rows, TOP1_D), device="cuda", dtype=torch.uint8) for rows in (TOP1_N, TOP1_M))
-    distances, indices = top1(query, reference)
-    x, y = query[:256].double(), reference.double()
-    want = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T   # exact: integers below 2^53
-    first = torch.where(want == want.amin(1)[:, None], torch.arange(TOP1_M, device="cuda"), TOP1_M).amin(1)
-    if not (torch.equal(distances[:256], want.amin(1).long()) and torch.equal(indices[:256], first)):
-        raise SystemExit("gpu_probe: top1: large run differs from float64")
-    return 2 * TOP1_N * TOP1_M * TOP1_D / milliseconds(lambda: top1(query, reference)) / 1e9
+    rates = {}
+    for name, (D, k, distance, dtype) in SEARCHED.items():
+        say(f"timing {name}")
+        levels = SYMBOLS if distance == "hamming" else 256
+        query, reference = (torch.randint(0, levels, (rows, D), device="cuda", dtype=torch.uint8) for rows in (SEARCH_N, SEARCH_M))
+        if dtype == "float32":
+            query, reference = (rows / 255 + 0.1 * torch.randn(rows.shape, device="cuda") for rows in (query, reference))
+        prepared = TrainingSet(reference, distance)
+        found, right = knn(query, prepared, k, backend="triton"), knn(query[:64], prepared, k, backend="torch")
+        if not (torch.equal(found.distances[:64], right.distances) and torch.equal(found.indices[:64], right.indices)):
+            raise SystemExit(f"gpu_probe: {name}: differs from the torch backend")
+        work = 2 * SEARCH_N * SEARCH_M * D / 1e9
+        rates[f"{name} TOP/s"] = work / milliseconds(partial(knn, query, prepared, k, backend="triton"), 5)
+        if k == 1 and distance == "sqeuclidean":
+            rates[f"{name}, torch TOP/s"] = work / milliseconds(partial(torch_nearest, query, reference), 5)
+    return rates
+
+
+def torch_nearest(query: torch.Tensor, reference: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
+    """Nearest rows in chunks of queries: exact integers for uint8 rows, rounded in float32 else."""
+    if query.dtype == torch.uint8:
+        query, reference = ((rows ^ 128).view(torch.int8) for rows in (query, reference))
+        product, norms = torch._int_mm, reference.int().square().sum(1, dtype=torch.int32)
+    else:
+        product, norms = torch.mm, reference.square().sum(1)
+    return torch.cat([(norms - 2 * product(part, reference.T)).min(1).indices for part in query.split(chunk)])
 
 
 def on_gpu(directory: Path) -> None:
@@ -219,9 +254,8 @@ def on_gpu(directory: Path) -> None:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     say("measuring ceilings")
     values = ceilings()
-    check_top1("cuda")
-    say("timing top1")
-    values["top1 TOP/s"] = time_top1()
+    check_triton(interpret=False)
+    values |= time_searches()
     say("compiling the CUDA kernel")
     library = directory / "tree_posterior.so"
     capability = properties.major * 10 + properties.minor
@@ -231,12 +265,14 @@ def on_gpu(directory: Path) -> None:
     say("timing the tree posterior")
     log_field = torch.randn(TREE_B, 16, 6, device="cuda") * 10
     values["tree posterior GB/s"] = TREE_B * TREE_BYTES / milliseconds(lambda: kernel(log_field)) / 1e6
-    shares = {"top1 TOP/s": "_int_mm TOP/s", "tree posterior GB/s": "copy GB/s"}
+    shares = {f"{name} TOP/s": f"{name}, torch TOP/s" for name in SEARCHED if f"{name}, torch TOP/s" in values}
+    shares |= {"nearest 16 TOP/s": "nearest 1 TOP/s", "nearest 64 TOP/s": "nearest 1 TOP/s", "nearest 1, torch TOP/s": "_int_mm TOP/s"}
+    shares |= {"tree posterior GB/s": "copy GB/s"}
     records = []
     for name, value in values.items():
         share = {"share": value / values[shares[name]], "share_of": shares[name]} if name in shares else {}
         records.append(about | {"name": name, "value": value} | share)
-        print(f"{name:24} {value:10.1f}" + (f"   {share['share']:.2f} of {share['share_of']}" if share else ""))
+        print(f"{name:32} {value:10.1f}" + (f"   {share['share']:.2f} of {share['share_of']}" if share else ""))
     results = ROOT / "benchmarks/results" / f"{about['date']}-{properties.name.replace(' ', '-')}.jsonl"
     results.parent.mkdir(exist_ok=True)
     unfinished = results.with_suffix(".part")
@@ -255,13 +291,15 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only-check-top1", action="store_true", help="only the Triton kernel against its oracle, on the CPU")
-    if parser.parse_args().only_check_top1:
-        return check_top1("cpu")
+    parser.add_argument("--triton", action="store_true", help="only the Triton kernels, without a device: compiled and interpreted")
+    only_triton = parser.parse_args().triton
     try:
         import triton  # noqa: F401
     except ImportError as error:
         raise SystemExit(f"gpu_probe: triton cannot be imported ({error}); install biasgen[gpu]") from None
+    if only_triton:
+        triton_table()
+        return check_triton(interpret=True)
     for tool in ("nvcc", "g++"):
         if shutil.which(tool) is None:
             raise SystemExit(f"gpu_probe: {tool} is not on PATH")

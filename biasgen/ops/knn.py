@@ -48,7 +48,7 @@ def knn(
             "cosine", "correlation", "cityblock"; docs/exactness.md defines their values. None: the reference's own, else sqeuclidean
             for uint8 and floats and hamming for other integer types.
         exclude_self: the query is the reference, and row i is not its own neighbour, in no view; then k <= min(M - 1, 63).
-        backend: "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
+        backend: "triton", "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
         max_memory: bytes for the temporaries of the torch backend, 256 MiB by default. The cpu backend needs M F bytes more at most.
         progress: its update(queries finished) is called now and then; of a streamed set, by the share of the rows that were searched.
 
