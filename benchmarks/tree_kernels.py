@@ -7,20 +7,38 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = [f"{ROOT}/csrc/cuda/{name}.cu" for name in ("tree_posterior", "any_tree")]
+SOURCES = [f"{ROOT}/csrc/cuda/{name}.cu" for name in ("tree_posterior", "any_tree", "tree_trajectory", "tree_sample")]
 HOST = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
 ON_SHIM = ["-include", f"{ROOT}/csrc/tests/host_shim.h", f"{ROOT}/csrc/tests/tree_kernels_on_host.cpp", "-x", "c++", *SOURCES]
 NVCC = ["nvcc", "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", f"-I{ROOT}/csrc"]
 CAPABILITIES = (80, 90)
 
 
-class _PosteriorCall(ctypes.Structure):
-    """TreePosteriorCall of csrc/cuda/tree_posterior.h."""
+def _call(name: str, **fields: str) -> type[ctypes.Structure]:
+    """A struct of csrc/cuda: names by type, in order."""
+    types = {"numbers": ctypes.c_int64, "words": ctypes.c_uint64, "reals": ctypes.c_double, "pointers": ctypes.c_void_p}
+    listed = [(field, types[kind.split("_")[0]]) for kind, names in fields.items() for field in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": listed})
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("B", "L", "Q", "R", "double_field")] + [
-        (name, ctypes.c_void_p)
-        for name in ("log_field", "rules", "weights", "rule_lists", "scratch", "marginals", "log_z", "impossible", "refused", "stream")
-    ]
+
+PosteriorCall = _call(
+    "PosteriorCall",
+    numbers="B L Q R double_field",
+    pointers="log_field rules weights rule_lists scratch marginals log_z impossible refused",
+    numbers_2="draws",
+    words="seed",
+    pointers_2="strings stream",
+)
+TrajectoryCall = _call(
+    "TrajectoryCall",
+    numbers="B R steps",
+    words="seed offset",
+    pointers="rules weights levels x tokens",
+    reals="start_scale start_sigma",
+    numbers_2="start_step start_purpose",
+    pointers_2="noise end strings x0_hat score log_density refused stream",
+)
+SampleCall = _call("SampleCall", numbers="n L Q", words="seed offset", pointers="begin children cumulative strings stream")
 
 
 class TreeKernels:
@@ -29,23 +47,30 @@ class TreeKernels:
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
         self._library.tree_posterior_scratch.restype = ctypes.c_int64
+        for name in ("posterior", "trajectory", "sample"):
+            self._library[f"launch_tree_{name}"].restype = ctypes.c_char_p
 
     def set_fibre_order(self, order: int) -> None:
         """Order of the threads on the host shim: 0 forward, 1 reversed, from 2 on shuffled with this seed."""
         self._library.set_fibre_order(order)
 
-    def tree_posterior_scratch(self, B: int, L: int, Q: int, rules: np.ndarray, weights: np.ndarray) -> int:
-        call = _PosteriorCall(B, L, Q, len(rules), rules=rules.ctypes.data, weights=weights.ctypes.data)
+    def tree_posterior_scratch(self, B: int, L: int, Q: int, rules: np.ndarray, weights: np.ndarray, strings: int) -> int:
+        call = PosteriorCall(B, L, Q, len(rules), rules=rules.ctypes.data, weights=weights.ctypes.data, strings=strings)
         return self._library.tree_posterior_scratch(ctypes.byref(call))
 
-    def tree_posterior(self, B, L, Q, rules, weights, rule_lists, log_field, double_field, *pointers) -> None:
+    def tree_posterior(self, B, L, Q, rules, weights, rule_lists, log_field, double_field, *others) -> None:
         head = B, L, Q, len(rules), double_field, log_field, rules.ctypes.data, weights.ctypes.data, rule_lists
-        self._launch("launch_tree_posterior", _PosteriorCall(*head, *pointers))
+        self._launch("launch_tree_posterior", PosteriorCall(*head, *others))
+
+    def tree_trajectory(self, B, steps, seed, offset, rules, weights, *others) -> None:
+        head = B, len(rules), steps, seed, offset, rules.ctypes.data, weights.ctypes.data
+        self._launch("launch_tree_trajectory", TrajectoryCall(*head, *others))
+
+    def tree_sample(self, *call) -> None:
+        self._launch("launch_tree_sample", SampleCall(*call))
 
     def _launch(self, name: str, call: ctypes.Structure) -> None:
-        launch = getattr(self._library, name)
-        launch.restype = ctypes.c_char_p
-        error = launch(ctypes.byref(call))
+        error = self._library[name](ctypes.byref(call))
         if error:
             raise ValueError(error.decode())
 

@@ -18,3 +18,18 @@ def probe() -> str | None:
 def tree_posterior(log_field, rules, weights):
     """Exact leaf marginals: see _cuda_trees."""
     return _cuda_trees.tree_posterior(_cuda, log_field, rules, weights)
+
+
+def tree_posterior_sample(log_field, rules, weights, n, seed):
+    """Strings from the posterior: see _cuda_trees."""
+    return _cuda_trees.tree_posterior_sample(_cuda, log_field, rules, weights, n, seed)
+
+
+def tree_trajectory(rules, weights, levels, **arguments):
+    """Whole reverse trajectories of the paper's grammar: see _cuda_trees."""
+    return _cuda_trees.tree_trajectory(_cuda, rules, weights, levels, **arguments)
+
+
+def tree_sample(q, depth, rules, weights, n, **arguments):
+    """Strings of a grammar: see _cuda_trees."""
+    return _cuda_trees.tree_sample(_cuda, q, depth, rules, weights, n, **arguments)

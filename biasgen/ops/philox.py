@@ -6,7 +6,7 @@ is read or moved.
 """
 import numpy as np
 
-DATA, START, FORWARD, REVERSE, TIME = range(5)
+DATA, START, FORWARD, REVERSE, TIME, POSTERIOR = range(6)
 """Purposes: streams that must not meet although seed, sample and step are equal."""
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))

@@ -1,11 +1,11 @@
 // Posterior of any complete binary tree (L <= 1024, Q <= 64, any rules): one block for a few samples, which are the
-// fastest index of every message, so that neighbouring threads walk the same rules; a thread makes one entry of one
+// fastest index of every message, so that neighboring threads walk the same rules; a thread makes one entry of one
 // message, and the block meets at a barrier after each level.
 //
 // Nodes are numbered as in a heap: root 1, children 2 i and 2 i + 1, leaf j = L + j. Rules and messages lie in shared
 // memory where they fit, else rules where they came from and messages in the caller's scratch.
 #include "cuda/any_tree.h"
-
+#include "cuda/tree_draw.h"
 #include "cuda/tree_numbers.h"
 #include "cuda/tree_rules.h"
 
@@ -13,13 +13,12 @@ namespace biasgen {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerMultiprocessor = 3;
-constexpr int64_t kSharedBytes = 48 << 10;       // what a block gets without asking
-constexpr int64_t kSharedRules = 24 << 10;       // longer lists stay in global memory
-constexpr int64_t kMostBlocks = 792;             // two turns on 132 multiprocessors
+constexpr int64_t kSharedBytes = 48 << 10;  // what a block gets without asking
+constexpr int64_t kSharedRules = 24 << 10;  // longer lists stay in global memory
+constexpr int64_t kMostBlocks = 792;        // two turns on 132 multiprocessors
 constexpr int64_t kScratchBytes = int64_t{1} << 30;
 constexpr int kMostSamples = 32;
-constexpr int kScratchSamples = 4;               // 32 bytes, a sector, of each entry
+constexpr int kScratchSamples = 4;  // 32 bytes, a sector, of each entry
 
 struct Plan {
   int samples;  // a block works on at once
@@ -39,8 +38,9 @@ Plan make_plan(const TreePosteriorCall& call) {
   if (plan.rules_shared) plan.shared_bytes = plan.rule_bytes;
   plan.messages_shared = plan.shared_bytes + plan.sample_bytes <= kSharedBytes;
   plan.samples = plan.messages_shared ? kMostSamples : kScratchSamples;
-  while (plan.samples > 1 && (plan.samples / 2 >= call.B ||
-                              (plan.messages_shared && plan.shared_bytes + plan.samples * plan.sample_bytes > kSharedBytes)))
+  while (plan.samples > 1 &&
+         (plan.samples / 2 >= call.B ||
+          (plan.messages_shared && plan.shared_bytes + plan.samples * plan.sample_bytes > kSharedBytes)))
     plan.samples /= 2;
   const int64_t tiles = (call.B + plan.samples - 1) / plan.samples, bytes = plan.samples * plan.sample_bytes;
   int64_t blocks = tiles < kMostBlocks ? tiles : kMostBlocks;
@@ -73,12 +73,13 @@ __device__ __forceinline__ Entry combine(const ListedRule* rules, const int32_t*
   return split(sum, largest);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+// kDraw: strings from the posterior in place of its marginals.
+template <typename T, bool kDraw>
+__global__ void __launch_bounds__(kThreads, kDraw ? 2 : 3)
     any_tree_kernel(const T* __restrict__ log_field, int64_t B, int L, int Q, int R, int samples, int rule_words,
                     bool messages_shared, const int32_t* __restrict__ rule_lists, unsigned char* scratch,
                     int64_t block_bytes, float* __restrict__ marginals, double* __restrict__ log_z,
-                    uint8_t* __restrict__ impossible, uint64_t* __restrict__ refused) {
+                    uint8_t* __restrict__ impossible, uint64_t* __restrict__ refused, TreeDraws draws) {
   BIASGEN_DYNAMIC_SHARED(shared);
   const int s = threadIdx.x % samples, worker = threadIdx.x / samples, workers = kThreads / samples;
   const int32_t* lists = rule_lists;
@@ -89,7 +90,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
   const ListedRule* rules = reinterpret_cast<const ListedRule*>(lists);
   const int32_t* begin = lists + 12 * R;  // (3, Q + 1)
-  unsigned char* memory = messages_shared ? shared + (rule_words * 4 + 15) / 16 * 16 : scratch + blockIdx.x * block_bytes;
+  unsigned char* memory =
+      messages_shared ? shared + (rule_words * 4 + 15) / 16 * 16 : scratch + blockIdx.x * block_bytes;
   const int message = Q * samples;  // messages of neighboring nodes are this far apart; node 1 comes first
   LeafSums* sums = reinterpret_cast<LeafSums*>(memory) + s;  // of the subtree whose first leaf it is
   Entry* inside = reinterpret_cast<Entry*>(memory + sizeof(LeafSums) * L * samples) + s;
@@ -150,35 +152,46 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     }
     __syncthreads();
 
-    for (int nodes = 1; nodes < L; nodes *= 2) {
-      const bool at_leaves = 2 * nodes == L;
-      for (int item = worker; item < 2 * nodes * Q; item += workers) {
-        const int child = 2 * nodes + item / Q, a = item % Q;
-        const Entry* above = outside + (child / 2 - 1) * message;
-        const Entry* sibling = inside + ((child ^ 1) - 1) * message;
-        const int32_t* own_rules = begin + (child % 2 ? kByRight : kByLeft) * (Q + 1) + a;
-        const Entry to_child = combine(rules, own_rules, above, sibling, samples);
-        if (!at_leaves) {
-          outside[(child - 1) * message + a * samples] = to_child;
-        } else if (own) {
-          const Entry from_child = inside[(child - 1) * message + a * samples];
-          marginals[(sample * L + child - L) * Q + a] =
-              is_refused ? NAN : marginal(to_child.m * from_child.m, plus(to_child.e, from_child.e), z->m, z->e);
-        }
+    if constexpr (kDraw) {
+      for (int k = worker; own && k < draws.count; k += workers) {
+        int8_t* symbols = draws.strings + (sample * draws.count + k) * L;
+        if (!is_refused && z->m > 0)
+          draw_string(rules, begin, inside, L, Q, samples, draws, sample, k, symbols);
+        else
+          for (int i = 0; i < L; ++i) symbols[i] = -1;
       }
       __syncthreads();
+    } else {
+      for (int nodes = 1; nodes < L; nodes *= 2) {
+        const bool at_leaves = 2 * nodes == L;
+        for (int item = worker; item < 2 * nodes * Q; item += workers) {
+          const int child = 2 * nodes + item / Q, a = item % Q;
+          const Entry* above = outside + (child / 2 - 1) * message;
+          const Entry* sibling = inside + ((child ^ 1) - 1) * message;
+          const int32_t* own_rules = begin + (child % 2 ? kByRight : kByLeft) * (Q + 1) + a;
+          const Entry to_child = combine(rules, own_rules, above, sibling, samples);
+          if (!at_leaves) {
+            outside[(child - 1) * message + a * samples] = to_child;
+          } else if (own) {
+            const Entry from_child = inside[(child - 1) * message + a * samples];
+            marginals[(sample * L + child - L) * Q + a] =
+                is_refused ? NAN : marginal(to_child.m * from_child.m, plus(to_child.e, from_child.e), z->m, z->e);
+          }
+        }
+        __syncthreads();
+      }
     }
   }
 }
 
-template <typename T>
+template <typename T, bool kDraw>
 void launch(const TreePosteriorCall& call, const Plan& plan) {
-  BIASGEN_LAUNCH(any_tree_kernel<T>, plan.blocks, kThreads, static_cast<size_t>(plan.shared_bytes), call.stream,
-                 static_cast<const T*>(call.log_field), call.B, static_cast<int>(call.L), static_cast<int>(call.Q),
-                 static_cast<int>(call.R), plan.samples,
+  BIASGEN_LAUNCH((any_tree_kernel<T, kDraw>), plan.blocks, kThreads, static_cast<size_t>(plan.shared_bytes),
+                 call.stream, static_cast<const T*>(call.log_field), call.B, static_cast<int>(call.L),
+                 static_cast<int>(call.Q), static_cast<int>(call.R), plan.samples,
                  plan.rules_shared ? static_cast<int>(rule_list_words(call.R, call.Q)) : 0, plan.messages_shared,
                  call.rule_lists, static_cast<unsigned char*>(call.scratch), plan.samples * plan.sample_bytes,
-                 call.marginals, call.log_z, call.impossible, call.refused);
+                 call.marginals, call.log_z, call.impossible, call.refused, call.draws);
 }
 
 }  // namespace
@@ -187,10 +200,11 @@ int64_t any_tree_scratch(const TreePosteriorCall& call) { return call.B == 0 ? 0
 
 const char* launch_any_tree(const TreePosteriorCall& call) {
   const Plan plan = make_plan(call);
+  const bool draw = call.draws.strings != nullptr;
   if (call.double_field)
-    launch<double>(call, plan);
+    draw ? launch<double, true>(call, plan) : launch<double, false>(call, plan);
   else
-    launch<float>(call, plan);
+    draw ? launch<float, true>(call, plan) : launch<float, false>(call, plan);
   return launch_error();
 }
 

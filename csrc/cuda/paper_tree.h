@@ -1,8 +1,8 @@
 // Belief propagation of the paper's tree grammar (Q = 6, depth 4) in registers: four lanes a sample.
 //
 // Each lane holds a subtree of four leaves; the two levels above it are computed by all four lanes, which exchange
-// messages by shuffle. Rules are known at compile time, so that messages are indexed by constants and stay in registers;
-// weights are not.
+// messages by shuffle. Rules are known at compile time, so that messages are indexed by constants and stay in
+// registers; weights are not.
 #pragma once
 #include "cuda/tree_numbers.h"
 
@@ -46,8 +46,8 @@ inline bool find_weights(const int16_t* rules, const double* weights, int64_t R,
   for (int64_t i = 0; i < R; ++i) {
     if (weights[i] == 0) continue;
     int r = 0;
-    while (r < kRules && (rules[3 * i] != rule(r).parent || rules[3 * i + 1] != rule(r).left ||
-                          rules[3 * i + 2] != rule(r).right))
+    while (r < kRules &&
+           (rules[3 * i] != rule(r).parent || rules[3 * i + 1] != rule(r).left || rules[3 * i + 2] != rule(r).right))
       ++r;
     if (r == kRules) return false;
     const double fraction = std::frexp(weights[i], &out.e[r]);

@@ -1,8 +1,8 @@
 // Numbers mantissa * 2^exponent of the tree kernels, and how a leaf's field becomes a message of them.
 //
 // Exponents are int32 and messages are not normalized. A message's exponents are below 2^7 (rule weights sum to 1, a
-// leaf's largest entry is 1) and above -(spread of its leaves + 1075 for every weight on the way); with kMaxSpread for a
-// sample and 1024 leaves, every sum of them, and its distance from any other, fits.
+// leaf's largest entry is 1) and above -(spread of its leaves + 1075 for every weight on the way); with kMaxSpread for
+// a sample and 1024 leaves, every sum of them, and its distance from any other, fits.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -48,8 +48,8 @@ struct MultiplyAdd {
   __host__ __device__ float operator()(float a, float b, float c) const { return fmaf(a, b, c); }
 };
 
-// What leaves add up to. In double, and with what rounding took: fields of opposite sign on different leaves cancel, and
-// log_z must not notice.
+// What leaves add up to. In double, and with what rounding took: fields of opposite sign on different leaves cancel,
+// and log_z must not notice.
 struct LeafSums {
   double top, top_error;  // of the largest fields
   double spread;          // bits; +inf where a field is NaN or +inf

@@ -1,9 +1,8 @@
 // Launches the posterior of a tree: the paper's grammar on the kernel here, which has its rules at compile time, others
 // on that of any_tree.cu.
-#include "cuda/tree_posterior.h"
-
 #include "cuda/any_tree.h"
 #include "cuda/paper_tree.h"
+#include "cuda/tree_posterior.h"
 
 namespace biasgen {
 namespace {
@@ -42,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
   float x0_hat[kLaneEntries];
   const Evidence evidence = posterior(
       weights, lane,
-      [&](int leaf, double(&f)[kQ]) {
+      [&](int leaf, double (&f)[kQ]) {
         BIASGEN_UNROLL
         for (int a = 0; a < kQ; ++a) f[a] = field[leaf * kQ + a];
       },
@@ -64,7 +63,8 @@ __global__ void __launch_bounds__(kThreads)
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 bool is_paper_tree(const TreePosteriorCall& call, Weights& weights) {
-  return call.Q == kQ && call.L == kLeaves && find_weights(call.rules, call.weights, call.R, weights);
+  return !call.draws.strings && call.Q == kQ && call.L == kLeaves &&
+         find_weights(call.rules, call.weights, call.R, weights);
 }
 
 }  // namespace
