@@ -12,6 +12,10 @@ HOST = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-W
 ON_SHIM = ["-include", f"{ROOT}/csrc/tests/host_shim.h", f"{ROOT}/csrc/tests/tree_kernels_on_host.cpp", "-x", "c++", *SOURCES]
 NVCC = ["nvcc", "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", f"-I{ROOT}/csrc"]
 CAPABILITIES = (80, 90)
+_RESOURCES = (   # in ptxas's words: kernel, field type, whether it draws strings, compute capability, bytes, registers
+    r"entry function '\S*?\d([a-z][a-z_]*_kernel)(?:I([fd])(?:Lb([01])E)?E)?\S*' for 'sm_(\d+)'"
+    r".*?(\d+) bytes spill stores.*?Used (\d+) registers"
+)
 
 
 def _call(name: str, **fields: str) -> type[ctypes.Structure]:
@@ -48,7 +52,7 @@ class TreeKernels:
         self._library = ctypes.CDLL(str(path))
         self._library.tree_posterior_scratch.restype = ctypes.c_int64
         for name in ("posterior", "trajectory", "sample"):
-            self._library[f"launch_tree_{name}"].restype = ctypes.c_char_p
+            getattr(self._library, f"launch_tree_{name}").restype = ctypes.c_char_p
 
     def set_fibre_order(self, order: int) -> None:
         """Order of the threads on the host shim: 0 forward, 1 reversed, from 2 on shuffled with this seed."""
@@ -70,23 +74,23 @@ class TreeKernels:
         self._launch("launch_tree_sample", SampleCall(*call))
 
     def _launch(self, name: str, call: ctypes.Structure) -> None:
-        error = self._library[name](ctypes.byref(call))
+        error = getattr(self._library, name)(ctypes.byref(call))
         if error:
-            raise ValueError(error.decode())
+            raise RuntimeError(error.decode())
 
 
-def host_library(directory: Path) -> TreeKernels:
-    """The kernels on the host shim."""
+def host_library(directory: Path, *options: str) -> Path:
+    """Compiles the kernels on the host shim; returns the library."""
     path = directory / "tree_kernels_on_host.so"
-    subprocess.run([*HOST, "-fPIC", "-shared", *ON_SHIM, "-o", path], check=True)
-    return TreeKernels(path)
+    subprocess.run([*HOST, *options, "-fPIC", "-shared", *ON_SHIM, "-o", path], check=True)
+    return path
 
 
-def device_library(directory: Path, capability: int) -> TreeKernels:
-    """The kernels for this GPU."""
+def device_library(directory: Path, capability: int) -> Path:
+    """Compiles the kernels for a GPU; returns the library."""
     path = directory / "tree_kernels.so"
     subprocess.run([*NVCC, f"-arch=sm_{capability}", "-Xcompiler=-fPIC", "-shared", *SOURCES, "-o", path], check=True, capture_output=True)
-    return TreeKernels(path)
+    return path
 
 
 def resources(directory: Path, sources: list[str] = SOURCES) -> dict[tuple[str, int], tuple[int, int]]:
@@ -96,8 +100,7 @@ def resources(directory: Path, sources: list[str] = SOURCES) -> dict[tuple[str, 
     for source in sources:
         command = [*NVCC, *targets, "-fatbin", source, "-o", str(directory / "kernel.fatbin")]
         log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-        kernel = r"entry function '\S*?\d([a-z][a-z_]*_kernel)(?:I([fd])E)?\S*' for 'sm_(\d+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
-        for name, letter, capability, spilled, registers in re.findall(kernel, log, re.DOTALL):
-            field = {"f": ", float32", "d": ", float64", "": ""}[letter]
-            found[name + field, int(capability)] = int(registers), int(spilled)
+        for name, field, draw, capability, spilled, registers in re.findall(_RESOURCES, log, re.DOTALL):
+            kind = {"f": ", float32", "d": ", float64", "": ""}[field] + (", strings" if draw == "1" else "")
+            found[name + kind, int(capability)] = int(registers), int(spilled)
     return found

@@ -97,9 +97,11 @@ def tree_trajectory(
     or nothing) + start[1] * noise of step start[2], purpose start[3]. noise: (S, n, 16, 6) float32 in place of the counter-based one of
     sample offset + row and the step's t.
 
-    Returns {name: tensor} of the outputs asked for: end (n, 16, 6) float32, x after the last step; strings (n, 16) int8, its arg-max; and of
-    the last step x0_hat (n, 16, 6) float32, score (n, 16, 6) and log_density (n,) float64 of p(x_t).
+    Returns {name: tensor} of the outputs asked for: end (n, 16, 6) float32, x after the last step; strings (n, 16) int8, its arg-max; and
+    of the last step x0_hat (n, 16, 6) float32, score (n, 16, 6) and log_density (n,) float64 of p(x_t).
     """
+    if not len(levels):
+        raise ValueError("levels: want at least one step, got none")
     shapes = {
         "end": ((n, 16, 6), torch.float32), "strings": ((n, 16), torch.int8), "x0_hat": ((n, 16, 6), torch.float32),
         "score": ((n, 16, 6), torch.float64), "log_density": ((n,), torch.float64),

@@ -30,7 +30,7 @@ void check_grammar(const RuleArray& rules, const WeightArray& weights) {
 }
 
 void check_launch(const char* why_not) {
-  if (why_not) throw std::invalid_argument(why_not);
+  if (why_not) throw std::runtime_error(why_not);
 }
 
 int64_t posterior_scratch(int64_t B, int64_t L, int64_t Q, const RuleArray& rules, const WeightArray& weights,

@@ -2,7 +2,8 @@
 
     python csrc/core/fit_normal.py
 
-sin(x) = x + x y S(y) and cos(x) = 1 + y C(y) with y = x^2, |x| <= pi / 4; log((1 + s) / (1 - s)) = 2 s + 2 s y A(y) with y = s^2, |s| <= 1/3.
+sin(x) = x + x y S(y) and cos(x) = 1 + y C(y) with y = x^2, |x| <= pi / 4;
+log((1 + s) / (1 - s)) = 2 s + 2 s y A(y) with y = s^2, |s| <= 1/3.
 """
 import numpy as np
 

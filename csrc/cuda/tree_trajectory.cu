@@ -134,7 +134,7 @@ extern "C" const char* launch_tree_trajectory(const TreeTrajectoryCall* call) {
   if (!find_weights(call->rules, call->weights, call->R, weights))
     return "rules: only those of TreeGrammar.random(q=6, depth=4, q_eff=4, seed=0) have this kernel";
   if (call->B < 0 || call->B >> 35) return "B: want fewer than 2^35 samples";
-  if (call->steps < 1 || call->steps > INT32_MAX) return "levels: want at least one step";
+  if (call->steps < 1 || call->steps > INT32_MAX) return "levels: want 1 to 2^31 - 1 steps";
   if (call->B == 0) return nullptr;
   const Work work{call->B,
                   static_cast<int>(call->steps),
