@@ -117,9 +117,14 @@ def check_trajectories(kernels, device: str, n: int, steps: int) -> None:
     grammar, schedule = TreeGrammar.random(), Schedule.linear()
     for start, t_start in ((None, None), (grammar.sample(n, seed=5), 150)):
         levels, begin = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=torch.device(device))
-        found = _cuda_trees.tree_trajectory(
-            kernels, grammar.rules, grammar.weights, levels, n=n, device=torch.device(device), seed=2**40 + 3, offset=2**33, **begin
-        )["strings"]
+        noise = [philox.normals(2**40 + 3, n=n, count=96, offset=2**33, step=int(t), purpose=philox.REVERSE) for t in levels["t"]]
+        buffer = torch.from_numpy(np.stack(noise)).reshape(steps, n, 16, 6).to(device)
+        begin |= {"n": n, "device": torch.device(device), "seed": 2**40 + 3, "offset": 2**33}
+        found, read = (
+            _cuda_trees.tree_trajectory(kernels, grammar.rules, grammar.weights, levels, noise=given, **begin)["strings"]
+            for given in (None, buffer)
+        )
+        assert int((found != read).any(1).sum()) <= n // 100, "strings: noise from a buffer leads elsewhere"
         expected = sampler.sample_tokens(
             TreeDenoiser(grammar), schedule, n, shape=(16, 6), steps=steps, seed=2**40 + 3, offset=2**33, start=start, t_start=t_start
         )
@@ -148,6 +153,17 @@ def check_draws(kernels, device: str, n: int = 5) -> None:
         clear = margins > 1e-5
         assert clear.mean() > 0.5
         np.testing.assert_array_equal(found[clear], expected[clear])
+
+
+def check_cancellation(kernels, device: str) -> None:
+    """Fields of 1e12 and opposite sign on different leaves: log_z keeps what is left of their sum."""
+    rng = np.random.default_rng(0)
+    for grammar in (TreeGrammar.random(), random_grammar(0, 3, 5, 4), random_grammar(0, 7, 6, 4)):
+        field = random_field(grammar, 7)
+        large = 1e12 * rng.standard_normal((7, grammar.length, 1))
+        field += large - rng.permuted(large, axis=1)
+        found = posterior(kernels, grammar, field, device)
+        assert_posterior_close(found, oracle.tree_posterior(field, grammar.rules, grammar.weights))
 
 
 def check_refusals(kernels, device: str) -> None:
@@ -193,6 +209,7 @@ def check_all(kernels, device: str, n: int) -> None:
     check_trajectories(kernels, device, n, steps=10)
     check_samples(kernels, device)
     check_draws(kernels, device)
+    check_cancellation(kernels, device)
     check_refusals(kernels, device)
     check_normals(kernels, device)
     print(f"trees: posterior, reverse steps, trajectories, data and posterior strings keep what is promised ({device})")

@@ -59,7 +59,7 @@ def test_any_tree(ordered):
     tree_checks.check_any_tree(ordered, "cpu", shapes=[(2, 5, 4), (5, 7, 6)], sizes=(33, 70))
 
 
-@pytest.mark.parametrize("check", ["steps", "samples", "draws", "refusals", "normals"])
+@pytest.mark.parametrize("check", ["steps", "samples", "draws", "cancellation", "refusals", "normals"])
 def test_the_other_kernels(ordered, check):
     getattr(tree_checks, f"check_{check}")(ordered, "cpu")
 
@@ -210,7 +210,7 @@ def test_the_backend_has_the_op_and_refuses_without_a_device(kernels, monkeypatc
     _, log_z, _ = cuda_backend.tree_posterior(field, rules, weights)
     assert abs(float(log_z[0])) < 1e-6
     assert torch.equal(
-        cuda_backend.tree_posterior_sample(field, rules, weights, 3, 1),
+        cuda_backend.tree_posterior_sample(field, rules, weights, 3, 1, None),
         _cuda_trees.tree_posterior_sample(kernels, field, rules, weights, 3, 1)
     )
     assert np.array_equal(cuda_backend.tree_sample(6, 4, PAPER.rules, PAPER.weights, 5, device=CPU, seed=2), PAPER.sample(5, seed=2))
@@ -243,6 +243,8 @@ def test_sample_tokens_takes_the_kernel_where_it_can(kernels, monkeypatch):
     assert not trajectories.has_kernel(TreeGrammar.random(seed=1))
     with pytest.raises(ValueError, match=r"^start, t_start: want both or neither"):
         trajectories.sample_tokens(PAPER, schedule, 7, steps=9, t_start=90, device="cuda")
+    with pytest.raises(ValueError, match=r"^offset: samples .* leave \[0, 2\*\*48\)"):
+        trajectories.sample_tokens(PAPER, schedule, 7, steps=9, offset=2**48, device="cuda")
     with pytest.raises(ValueError, match=r"^start: want symbols 0..5, got 0..6"):
         trajectories.sample_tokens(PAPER, schedule, 1, steps=9, start=np.full((1, 16), 6) * np.eye(16)[0], t_start=90, device="cuda")
 

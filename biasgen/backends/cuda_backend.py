@@ -7,7 +7,10 @@ except ImportError:
     _cuda = None
 
 DEVICES = ("cuda",)
-OPS = {"tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()}}
+OPS = {
+    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
+    "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": ()},
+}
 
 
 def probe() -> str | None:
@@ -20,8 +23,8 @@ def tree_posterior(log_field, rules, weights):
     return _cuda_trees.tree_posterior(_cuda, log_field, rules, weights)
 
 
-def tree_posterior_sample(log_field, rules, weights, n, seed):
-    """Strings from the posterior: see _cuda_trees."""
+def tree_posterior_sample(log_field, rules, weights, n, seed, numbers):
+    """Strings from the posterior: see _cuda_trees. Numbers come from seed, in the kernel."""
     return _cuda_trees.tree_posterior_sample(_cuda, log_field, rules, weights, n, seed)
 
 

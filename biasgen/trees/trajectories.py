@@ -38,6 +38,7 @@ def sample_tokens(
             TreeDenoiser(grammar), schedule, n, shape=(grammar.length, grammar.q), steps=steps, seed=seed, offset=offset, start=start,
             t_start=t_start, device=device,
         )
+    philox.check(seed, n=n, offset=offset)
     levels, arguments = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=device)
     made = module.tree_trajectory(grammar.rules, grammar.weights, levels, n=n, device=device, seed=seed, offset=offset, **arguments)
     return made["strings"].long()
