@@ -133,8 +133,10 @@ def check_trajectories(kernels, device: str, n: int, steps: int) -> None:
 
 
 def check_samples(kernels, device: str, n: int = 70) -> None:
-    """Data equal to TreeGrammar.sample."""
-    for grammar in (TreeGrammar.random(), TreeGrammar.random(q=5, depth=1, q_eff=1), TreeGrammar.random(q=64, depth=7, q_eff=9)):
+    """Data equal to TreeGrammar.sample, also where a parent's weights fall short of 1 and its last rule takes the rest."""
+    paper = TreeGrammar.random()
+    short = TreeGrammar(6, 4, paper.rules, paper.weights / 2)
+    for grammar in (paper, short, TreeGrammar.random(q=5, depth=1, q_eff=1), TreeGrammar.random(q=64, depth=7, q_eff=9)):
         found = _cuda_trees.tree_sample(
             kernels, grammar.q, grammar.depth, grammar.rules, grammar.weights, n, device=torch.device(device), seed=2**40 + 7, offset=2**33
         )

@@ -147,12 +147,10 @@ def _draw(field, by_parent, u):
 
 
 def _pick(logs, u):
-    """The first place over the last axis of `logs` at which the running share reaches u; places without a share are passed over."""
+    """The first place over the last axis of `logs` at which the running share reaches u < 1: never one without a share."""
     top = logs.amax(-1, keepdim=True)
-    share = (logs - torch.where(top == -math.inf, 0.0, top)).exp()
-    reached = share.cumsum(-1)
-    last = share.shape[-1] - 1 - (share > 0).flip(-1).int().argmax(-1)
-    return torch.minimum((u[..., None] * reached[..., -1:] > reached).sum(-1), last)
+    reached = (logs - torch.where(top == -math.inf, 0.0, top)).exp().cumsum(-1)
+    return (u[..., None] * reached[..., -1:] > reached).sum(-1)
 
 
 def _rules_of(rules, weights, symbol, device):
