@@ -81,14 +81,14 @@ def test_sanitized_kernels_agree_with_their_oracles(tmp_path):
     program = f"""
 from benchmarks import tree_checks, tree_kernels
 kernels = tree_kernels.TreeKernels({str(library)!r})
-for order in (0, 1, 2):
+for order in (1, 2):
     kernels.set_fibre_order(order)
     tree_checks.check_all(kernels, "cpu", 9)
 """
     environment = os.environ | {"LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("keep what is promised") == 3
+    assert done.stdout.count("keep what is promised") == 2
 
 
 def test_golden_values(kernels):
