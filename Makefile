@@ -34,7 +34,7 @@ figures: $(READY)
 	for study in null dose demo peers; do $(PY) -m benchmarks.studies.$$study || exit 1; done
 
 gpu-probe: $(READY)
-	$(PY) benchmarks/gpu_probe.py $(ARGS)
+	$(PY) -m benchmarks.gpu_probe $(ARGS)
 
 lint: $(READY)
 	$(PY) -m pip install -q -c constraints.txt --group lint

@@ -3,7 +3,6 @@
 Result on stdout, progress on stderr; with a GPU also one JSON line a measurement in benchmarks/results/<date>-<device>.jsonl.
 """
 import argparse
-import ctypes
 import datetime
 import json
 import os
@@ -20,14 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biasgen.oracle.tree_posterior import tree_posterior
-from biasgen.results import TreePosterior
+from benchmarks import tree_checks, tree_kernels
+from biasgen.backends import _cuda_trees
+from biasgen.diffusion.schedule import Schedule
 from biasgen.trees.grammar import TreeGrammar
+from biasgen.trees.trajectories import launch_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
-NVCC = ["nvcc", "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", f"-I{ROOT}/csrc", f"{ROOT}/csrc/cuda/tree_posterior.cu"]
-HOST = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
-CAPABILITIES = (80, 90)
 STACK = {80: 80, 90: 0}   # bytes a thread that a Triton kernel may put there: 80 for blocks of 128 x 128, which are timed before use
 SEARCH_N, SEARCH_M = 33_792, 131_072   # two tiles for each of 132 multiprocessors
 SEARCHED = {   # features, k, distance, element type
@@ -41,46 +39,7 @@ SEARCHED = {   # features, k, distance, element type
 }
 SYMBOLS = 6
 TREE_B, TREE_BYTES = 2**22, 768                  # bytes a sample that must move: 96 float32 in, 96 out
-
-
-class TreeKernel:
-    """launch_tree_posterior of a shared library: compiled by nvcc (tensors on the GPU) or with the host shim (tensors on the CPU)."""
-
-    def __init__(self, library: Path):
-        self.library = ctypes.CDLL(str(library))
-        self.launch = self.library.launch_tree_posterior
-        self.launch.restype = ctypes.c_char_p
-        self.launch.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] + [ctypes.c_void_p] * 4
-        self.grammar = TreeGrammar.random(q=6, depth=4, q_eff=4, sigma=1.0, seed=0)
-        self.rules = np.ascontiguousarray(self.grammar.rules, dtype=np.int16)
-
-    def __call__(self, log_field: torch.Tensor) -> TreePosterior:
-        B, device = len(log_field), log_field.device
-        marginals = torch.empty_like(log_field)
-        log_z = torch.empty(B, dtype=torch.float64, device=device)
-        impossible = torch.empty(B, dtype=torch.uint8, device=device)
-        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
-        error = self.launch(
-            log_field.data_ptr(), self.rules.ctypes.data, self.grammar.weights.ctypes.data, B,
-            marginals.data_ptr(), log_z.data_ptr(), impossible.data_ptr(), stream,
-        )
-        if error:
-            raise RuntimeError(error.decode())
-        return TreePosterior(marginals, log_z, impossible.bool())
-
-
-def host_library(directory: Path) -> Path:
-    """The kernel on the host shim, as a shared library; `set_fibre_order(order)` chooses the order of the threads."""
-    library = directory / "tree_posterior_on_host.so"
-    subprocess.run([*HOST, "-fPIC", "-shared", f"{ROOT}/csrc/tests/tree_posterior_on_host.cpp", "-o", library], check=True)
-    return library
-
-
-def nvcc(capability: int, *options: str) -> str:
-    """Compiles the kernel; returns registers and spills as ptxas tells them."""
-    log = subprocess.run([*NVCC, f"-arch=sm_{capability}", *options], check=True, capture_output=True, text=True).stderr
-    spilled, registers = re.search(r"(\d+) bytes spill stores.*?Used (\d+) registers", log, re.DOTALL).groups()
-    return f"{registers} registers, {spilled} bytes spilled"
+CHAINS, CHAIN_STEPS = 2**17, 100
 
 
 def triton_usage(name: str, capability: int) -> tuple[int, int]:
@@ -104,11 +63,11 @@ def triton_table() -> None:
     """Registers and stack of every Triton kernel, on every capability."""
     from biasgen.triton_kernels.ahead_of_time import kernels
 
-    say(f"compiling {len(kernels())} Triton kernels for {', '.join(f'sm_{capability}' for capability in CAPABILITIES)}")
+    say(f"compiling {len(kernels())} Triton kernels for {', '.join(f'sm_{capability}' for capability in tree_kernels.CAPABILITIES)}")
     for name in kernels():
-        usage = (triton_usage(name, capability) for capability in CAPABILITIES)
+        usage = (triton_usage(name, capability) for capability in tree_kernels.CAPABILITIES)
         cells = (f"sm_{capability} {registers:3} registers, {stack:2} bytes of stack" for capability, (registers, stack) in
-                 zip(CAPABILITIES, usage, strict=True))
+                 zip(tree_kernels.CAPABILITIES, usage, strict=True))
         print(f"{name:45} {'   '.join(cells)}", flush=True)
 
 
@@ -119,60 +78,19 @@ def check_triton(interpret: bool) -> None:
     subprocess.run(command, check=True, env=os.environ | {"TRITON_INTERPRET": str(int(interpret))}, cwd=ROOT)
 
 
-def fields(grammar: TreeGrammar, B: int, strength: float) -> dict[str, np.ndarray]:
-    """(B, 16, 6) float32 evidence for grammatical strings, for random ones, random numbers, and with most symbols excluded."""
-    random = np.random.default_rng(B)
-    one_hot = np.eye(6, dtype=np.float32)
-    strings = grammar.sample(B, seed=B)
-    normal = np.float32(strength) * np.clip(random.standard_normal((B, 16, 6)), -1, 1).astype(np.float32)
-    excluded = np.where(one_hot[strings] + (random.random((B, 16, 6)) < 0.3) > 0, normal, -np.inf)
-    return {
-        "grammatical": strength * one_hot[strings],
-        "ungrammatical": strength * one_hot[random.integers(0, 6, (B, 16))],
-        "normal": normal,
-        "excluded": excluded.astype(np.float32),
-        "impossible": np.where(one_hot[np.zeros((B, 16), int)] > 0, 0, -np.inf).astype(np.float32),   # (0, 0) has no parent
-    }
-
-
-def tree_error(kernel: TreeKernel, log_field: np.ndarray, device: str) -> float:
-    """Worst error in units of what docs/exactness.md promises: 1e-5 relative (entries above 1e-30), log_z 1e-5 + 1e-7 |log_z|."""
-    got = kernel(torch.from_numpy(log_field).to(device))
-    p, log_p, impossible = tree_posterior(log_field, kernel.grammar.rules, kernel.grammar.weights)
-    q, log_q = got.marginals.double().cpu().numpy(), got.log_z.cpu().numpy()
-    if not np.array_equal(got.impossible.cpu().numpy(), impossible) or np.isnan(q).any():
-        return np.inf
-    if q[impossible].any() or (log_q[impossible] != -np.inf).any():
-        return np.inf
-    marginal = np.abs(q - p) / np.maximum(p, 1e-30)
-    log_q, log_p = log_q[~impossible], log_p[~impossible]
-    return float(max(marginal.max() / 1e-5, (np.abs(log_q - log_p) / (1e-5 + 1e-7 * np.abs(log_p))).max(initial=0.0)))
-
-
-def check_tree(kernel: TreeKernel, device: str, B: int) -> None:
-    """Stops unless every kind of evidence at every strength keeps the promise."""
-    worst = 0.0
-    for strength in (0.1, 10.0, 1000.0, 1e4):
-        for kind, log_field in fields(kernel.grammar, B, strength).items():
-            error = tree_error(kernel, log_field, device)
-            if not error <= 1:
-                raise SystemExit(f"gpu_probe: tree posterior: {kind} field of {strength}: {error:.3g} times the promised error")
-            worst = max(worst, error)
-    print(f"tree posterior: agrees with the oracle, worst error {worst:.3f} of what is promised ({device})")
 
 
 def without_gpu(directory: Path) -> None:
     """Everything that can be done with compilers alone."""
     triton_table()
-    for capability in CAPABILITIES:
-        say(f"compiling for sm_{capability}")
-        print(f"tree posterior, nvcc, sm_{capability}: {nvcc(capability, '-cubin', '-o', str(directory / 'tree.cubin'))}")
+    for (kernel, capability), (registers, spilled) in tree_kernels.resources(directory).items():
+        print(f"{kernel}, nvcc, sm_{capability}: {registers} registers, {spilled} bytes spilled")
     check_triton(interpret=True)
-    say("running the CUDA kernel on the host shim")
-    kernel = TreeKernel(host_library(directory))
+    say("running the CUDA kernels on the host shim")
+    kernels = tree_kernels.TreeKernels(tree_kernels.host_library(directory))
     for order in range(3):
-        kernel.library.set_fibre_order(order)
-        check_tree(kernel, "cpu", 37)
+        kernels.set_fibre_order(order)
+        tree_checks.check_all(kernels, "cpu", 37)
     print("no GPU on this machine: all kernels were compiled and emulated, nothing ran on a device")
 
 
@@ -238,6 +156,30 @@ def torch_nearest(query: torch.Tensor, reference: torch.Tensor, chunk: int = 409
     return torch.cat([(norms - 2 * product(part, reference.T)).min(1).indices for part in query.split(chunk)])
 
 
+def time_trees(kernels: tree_kernels.TreeKernels) -> dict[str, float]:
+    """Rates of the tree kernels: the paper's grammar, and one of 64 symbols and 576 rules."""
+    device, grammar, large = torch.device("cuda"), TreeGrammar.random(), TreeGrammar.random(q=64, depth=4, q_eff=9)
+    log_field = torch.randn(TREE_B, 16, 6, device=device) * 10
+    wide = torch.randn(2**16, 16, 64, device=device) * 10
+    levels, begin = launch_arguments(grammar, Schedule.linear(), steps=CHAIN_STEPS, start=None, t_start=None, device=device)
+
+    def posterior(g, field):
+        return lambda: _cuda_trees.tree_posterior(kernels, field, torch.from_numpy(g.rules), torch.from_numpy(g.weights))
+
+    def chains():
+        _cuda_trees.tree_trajectory(kernels, grammar.rules, grammar.weights, levels, n=CHAINS, device=device, **begin)
+
+    def strings():
+        _cuda_trees.tree_sample(kernels, 6, 4, grammar.rules, grammar.weights, TREE_B, device=device)
+
+    return {
+        "tree posterior GB/s": TREE_B * TREE_BYTES / milliseconds(posterior(grammar, log_field)) / 1e6,
+        "64-symbol posterior M/s": len(wide) / milliseconds(posterior(large, wide)) / 1e3,
+        "trajectory M steps/s": CHAINS * CHAIN_STEPS / milliseconds(chains) / 1e3,
+        "strings M/s": TREE_B / milliseconds(strings) / 1e3,
+    }
+
+
 def on_gpu(directory: Path) -> None:
     """Checks and measures; writes the records."""
     properties = torch.cuda.get_device_properties(0)
@@ -256,15 +198,11 @@ def on_gpu(directory: Path) -> None:
     values = ceilings()
     check_triton(interpret=False)
     values |= time_searches()
-    say("compiling the CUDA kernel")
-    library = directory / "tree_posterior.so"
-    capability = properties.major * 10 + properties.minor
-    print(f"tree posterior, nvcc, sm_{capability}: {nvcc(capability, '-Xcompiler=-fPIC', '-shared', '-o', str(library))}")
-    kernel = TreeKernel(library)
-    check_tree(kernel, "cuda", 4096)
-    say("timing the tree posterior")
-    log_field = torch.randn(TREE_B, 16, 6, device="cuda") * 10
-    values["tree posterior GB/s"] = TREE_B * TREE_BYTES / milliseconds(lambda: kernel(log_field)) / 1e6
+    say("compiling the CUDA kernels")
+    kernels = tree_kernels.TreeKernels(tree_kernels.device_library(directory, properties.major * 10 + properties.minor))
+    tree_checks.check_all(kernels, "cuda", 4096)
+    say("timing the tree kernels")
+    values |= time_trees(kernels)
     shares = {f"{name} TOP/s": f"{name}, torch TOP/s" for name in SEARCHED if f"{name}, torch TOP/s" in values}
     shares |= {"nearest 16 TOP/s": "nearest 1 TOP/s", "nearest 64 TOP/s": "nearest 1 TOP/s", "nearest 1, torch TOP/s": "_int_mm TOP/s"}
     shares |= {"tree posterior GB/s": "copy GB/s"}

@@ -39,22 +39,26 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
 
     Source: Pearl, Probabilistic Reasoning in Intelligent Systems, 1988; the tree model of arXiv 2603.03469.
     """
-    dtype = dtype_name(log_field, "log_field")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"log_field: want float32 or float64, got {dtype}")
-    shape = tuple(log_field.shape)
-    batched = len(shape) == 3
-    if len(shape) not in (2, 3) or shape[-2] not in [2**d for d in range(1, MAX_DEPTH + 1)] or not 1 <= shape[-1] <= MAX_SYMBOLS:
-        raise ValueError(
-            f"log_field: want (B, L, Q) or (L, Q) with L = 2, 4, ... {2**MAX_DEPTH} and Q <= {MAX_SYMBOLS}, got shape {shape}"
-        )
-    rules, weights = _grammar(rules, weights, shape[-1])
-    field = as_tensor(log_field).detach().contiguous()
-    _, module = choose("tree_posterior", device=field.device.type, dtype=dtype, backend=backend)
+    field, rules, weights = checked(log_field, rules, weights)
+    batched = field.ndim == 3
+    _, module = choose("tree_posterior", device=field.device.type, dtype=dtype_name(field, "log_field"), backend=backend)
     out = module.tree_posterior(field if batched else field[None], rules, weights)
     if isinstance(log_field, np.ndarray):
         out = [values.numpy() for values in out]
     return TreePosterior(*(values if batched else values[0] for values in out))
+
+
+def checked(log_field: Any, rules: Any, weights: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log_field as a contiguous tensor, rules (R, 3) int16 and weights (R,) float64 on the CPU, or one error."""
+    dtype = dtype_name(log_field, "log_field")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"log_field: want float32 or float64, got {dtype}")
+    shape = tuple(log_field.shape)
+    if len(shape) not in (2, 3) or shape[-2] not in [2**d for d in range(1, MAX_DEPTH + 1)] or not 1 <= shape[-1] <= MAX_SYMBOLS:
+        raise ValueError(
+            f"log_field: want (B, L, Q) or (L, Q) with L = 2, 4, ... {2**MAX_DEPTH} and Q <= {MAX_SYMBOLS}, got shape {shape}"
+        )
+    return as_tensor(log_field).detach().contiguous(), *_grammar(rules, weights, shape[-1])
 
 
 def _grammar(rules: Any, weights: Any, Q: int) -> tuple[torch.Tensor, torch.Tensor]:
