@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import tree_checks, tree_kernels
+from benchmarks.host_reads import NoHostReads
 from biasgen import _settings, backends
 from biasgen.backends import _cuda_trees, cuda_backend
 from biasgen.diffusion import sampler
@@ -80,6 +81,7 @@ def test_sanitized_kernels_agree_with_their_oracles(tmp_path):
     found = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() for command in asked]
     program = f"""
 from benchmarks import tree_checks, tree_kernels
+from benchmarks.host_reads import NoHostReads
 kernels = tree_kernels.TreeKernels({str(library)!r})
 for order in (1, 2):
     kernels.set_fibre_order(order)
@@ -192,8 +194,11 @@ def test_while_a_stream_is_captured_nothing_is_read_back(kernels, monkeypatch):
     rules, weights = torch.from_numpy(PAPER.rules), torch.from_numpy(PAPER.weights)
     with pytest.raises(ValueError, match="in sample 1, leaf 2"):
         _cuda_trees.tree_posterior(kernels, field, rules, weights)
-    monkeypatch.setattr(_cuda_trees, "_is_capturing", lambda device: True)
-    marginals, log_z, impossible = _cuda_trees.tree_posterior(kernels, field, rules, weights)
+    with pytest.raises(AssertionError, match="_local_scalar_dense waits for the device"), NoHostReads():
+        _cuda_trees.tree_posterior(kernels, field, rules, weights)
+    monkeypatch.setattr(_cuda_trees, "is_capturing", lambda device: True)
+    with NoHostReads():
+        marginals, log_z, impossible = _cuda_trees.tree_posterior(kernels, field, rules, weights)
     assert marginals.isnan().all((1, 2)).tolist() == log_z.isnan().tolist() == [False, True, False]
     assert not impossible.any()
     with pytest.raises(RuntimeError, match=r"^backend: cuda copies a grammar .* call once before"):

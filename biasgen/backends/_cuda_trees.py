@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from biasgen.backends._log_field import refuse
+from biasgen.backends._mode import is_capturing
 
 NONE_REFUSED = 2**63 - 1
+_READ_BY_GRAPHS = {}
 # TreeStep of csrc/cuda/tree_trajectory.h
 LEVEL = np.dtype(
     [("gamma", "f8"), ("one_over_variance", "f8"), ("log_norm", "f8"), ("c0", "f4"), ("ct", "f4"), ("std", "f4"), ("t", "u4")]
@@ -79,10 +81,17 @@ def _rule_lists(rules, weights, Q):
     return np.concatenate([np.concatenate(parts).ravel(), np.concatenate(begins)]).astype(np.int32).tobytes()
 
 
-@lru_cache(maxsize=64)
 def _constant(content, device):
-    """Bytes on the device, kept for the next call."""
-    if _is_capturing(device):
+    """Bytes on the device, kept for the next call; for good once a graph reads them."""
+    constant = _copied(content, torch.device(device.type, torch.cuda.current_device()) if device == torch.device("cuda") else device)
+    if is_capturing(device):
+        _READ_BY_GRAPHS[constant.data_ptr()] = constant
+    return constant
+
+
+@lru_cache(maxsize=64)
+def _copied(content, device):
+    if is_capturing(device):
         raise RuntimeError("backend: cuda copies a grammar to the device at its first call, which cannot be captured; call once before")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
 
@@ -151,14 +160,10 @@ def _none_refused(device):
 
 def _first_refused(refused):
     """The first sample that a kernel refused, or None; None, too, while the stream is being captured."""
-    if _is_capturing(refused.device):
+    if is_capturing(refused.device):
         return None
     first = int(refused)
     return None if first == NONE_REFUSED else first
-
-
-def _is_capturing(device):
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 import torch
 
 from biasgen import _settings
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.backends._values import square_root
 
 DEVICES = ("cpu",) if _settings.triton_interpreted() else ("cuda",)
@@ -92,7 +92,7 @@ def _check(query):
     """The self-test of the query's device, before the first search on it; never while a CUDA graph is captured, nor interpreted."""
     from biasgen.backends import _triton_check
 
-    if query.is_cuda and not torch.cuda.is_current_stream_capturing():
+    if query.is_cuda and not is_capturing(query.device):
         _triton_check.check(query.device)
 
 
