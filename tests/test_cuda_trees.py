@@ -205,6 +205,23 @@ def test_while_a_stream_is_captured_nothing_is_read_back(kernels, monkeypatch):
         _cuda_trees.tree_posterior(kernels, field, rules, weights.flip(0).contiguous())
 
 
+def test_what_a_graph_reads_outlives_the_cache(monkeypatch):
+    monkeypatch.setattr(_cuda_trees, "_READ_BY_GRAPHS", {})
+    monkeypatch.setattr(_cuda_trees, "is_capturing", lambda device: False)
+    first = _cuda_trees._constant(b"grammar", CPU)
+    assert _cuda_trees._READ_BY_GRAPHS == {}
+    monkeypatch.setattr(_cuda_trees, "is_capturing", lambda device: True)
+    assert _cuda_trees._constant(b"grammar", CPU) is first
+    assert [*_cuda_trees._READ_BY_GRAPHS.values()] == [first]
+
+
+def test_a_constant_belongs_to_the_device_that_is_current(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(_cuda_trees, "_copied", lambda content, device: device)
+    for asked, used in (("cpu", "cpu"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")):
+        assert _cuda_trees._constant(b"", torch.device(asked)) == torch.device(used)
+
+
 def test_the_backend_has_the_op_and_refuses_without_a_device(kernels, monkeypatch):
     assert set(cuda_backend.OPS["tree_posterior"]["dtypes"]) == {"float32", "float64"}
     if backends.load("cuda")[0] is None:

@@ -169,6 +169,7 @@ def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeyp
     assert len(tried) == 6
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert _tune.tile_for(("other",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[0]
+    assert _tune.tile_for(("key",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[1]
     assert len(tried) == 6
 
 
