@@ -217,6 +217,7 @@ def test_what_a_graph_reads_outlives_the_cache(monkeypatch):
 
 def test_a_constant_belongs_to_the_device_that_is_current(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(_cuda_trees, "is_capturing", lambda device: False)
     monkeypatch.setattr(_cuda_trees, "_copied", lambda content, device: device)
     for asked, used in (("cpu", "cpu"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")):
         assert _cuda_trees._constant(b"", torch.device(asked)) == torch.device(used)
