@@ -23,5 +23,6 @@ class NoHostReads(TorchDispatchMode):
         )
         repeats = name == "repeat_interleave" and kwargs.get("output_size") is None and not isinstance(args[-1], int)
         to_host = name == "_to_copy" and args[0].device.type != "cpu" and torch.device(kwargs.get("device") or "cuda").type == "cpu"
-        assert not (name in _READS or by_mask or repeats or to_host), f"{name} waits for the device"
+        waits = name in _READS or by_mask or repeats or to_host
+        assert not waits, f"{name} waits for the device"
         return func(*args, **kwargs)

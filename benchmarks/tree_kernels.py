@@ -9,7 +9,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [f"{ROOT}/csrc/cuda/{name}.cu" for name in ("tree_posterior", "any_tree", "tree_trajectory", "tree_sample")]
 HOST = ["g++", "-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
-ON_SHIM = ["-include", f"{ROOT}/csrc/tests/host_shim.h", f"{ROOT}/csrc/tests/tree_kernels_on_host.cpp", "-x", "c++", *SOURCES]
+TEST = f"{ROOT}/csrc/tests/tree_kernels_test.cpp"
+_SHIM = ["-include", f"{ROOT}/csrc/tests/host_shim.h"]
+ON_SHIM = [*_SHIM, f"{ROOT}/csrc/tests/tree_kernels_on_host.cpp", "-x", "c++", *SOURCES]
 NVCC = ["nvcc", "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", f"-I{ROOT}/csrc"]
 CAPABILITIES = (80, 90)
 _RESOURCES = (   # in ptxas's words: kernel, field type, whether it draws strings, compute capability, bytes, registers
@@ -90,6 +92,21 @@ def device_library(directory: Path, capability: int) -> Path:
     """Compiles the kernels for a GPU; returns the library."""
     path = directory / "tree_kernels.so"
     subprocess.run([*NVCC, f"-arch=sm_{capability}", "-Xcompiler=-fPIC", "-shared", *SOURCES, "-o", path], check=True, capture_output=True)
+    return path
+
+
+def host_test(directory: Path, *options: str) -> Path:
+    """Compiles the test program of the kernels on the host shim; its argument is the order of the threads."""
+    path = directory / "tree_kernels_test_on_host"
+    subprocess.run([*HOST, *options, *_SHIM, TEST, "-x", "c++", *SOURCES, "-o", path], check=True)
+    return path
+
+
+def device_test(directory: Path, capability: int) -> Path:
+    """Compiles the same for a GPU, with line numbers for compute-sanitizer."""
+    path = directory / "tree_kernels_test"
+    options = [f"-arch=sm_{capability}", "-lineinfo", "-x", "cu", TEST, *SOURCES, "-o", path]
+    subprocess.run([*NVCC, *options], check=True, capture_output=True)
     return path
 
 

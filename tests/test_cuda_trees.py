@@ -1,8 +1,7 @@
 """The CUDA tree kernels without a GPU: on the host shim against their oracles, in several thread orders and under sanitizers; compiled."""
-import os
+import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +37,6 @@ def need(tool):
         (pytest.fail if tool in _settings.required_backends() else pytest.skip)(f"{tool} is not installed here")
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    need("g++")
-    return tree_kernels.TreeKernels(tree_kernels.host_library(tmp_path_factory.mktemp("host")))
-
-
 @pytest.fixture(params=[0, 1, 2, 3])
 def ordered(request, kernels):
     kernels.set_fibre_order(request.param)
@@ -74,23 +67,15 @@ def test_steps_of_a_u_turn_at_the_smallest_noise(kernels):
     tree_checks.check_steps(kernels, "cpu", t_start=4, steps=4)
 
 
-def test_sanitized_kernels_agree_with_their_oracles(tmp_path):
+@pytest.mark.parametrize("options", [[], SANITIZE], ids=["plain", "sanitized"])
+def test_the_program_that_compute_sanitizer_runs(options, tmp_path):
+    """Of all kernels, their memory on the chip and in scratch; on a device benchmarks/gpu/sanitizer.py compiles it."""
     need("g++")
-    library = tree_kernels.host_library(tmp_path, *SANITIZE)
-    asked = [["g++", f"-print-file-name={name}"] for name in ("libasan.so", "libstdc++.so")]
-    found = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() for command in asked]
-    program = f"""
-from benchmarks import tree_checks, tree_kernels
-from benchmarks.host_reads import NoHostReads
-kernels = tree_kernels.TreeKernels({str(library)!r})
-for order in (1, 2):
-    kernels.set_fibre_order(order)
-    tree_checks.check_all(kernels, "cpu", 9)
-"""
-    environment = os.environ | {"LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("keep what is promised") == 2
+    program = tree_kernels.host_test(tmp_path, *options)
+    for order in ("0", "1", "2"):
+        done = subprocess.run([program, order], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.fullmatch(r"tree_kernels_test: \d{5,} checks hold\n", done.stdout)
 
 
 def test_golden_values(kernels):

@@ -31,9 +31,9 @@ def test_the_search_names_what_it_wanted_and_what_would_do(monkeypatch):
 
 
 def test_no_max_memory_is_promised_where_none_would_do():
-    with pytest.raises(torch.OutOfMemoryError, match="no max_memory changes it$"), memory_named(torch.device("cuda:0"), bounded=False):
+    with pytest.raises(torch.OutOfMemoryError, match=r"no max_memory changes it$"), memory_named(torch.device("cuda:0"), bounded=False):
         run_out()
-    with pytest.raises(torch.OutOfMemoryError, match="^max_memory: wanted more on cuda:0"), memory_named(torch.device("cuda:0")):
+    with pytest.raises(torch.OutOfMemoryError, match=r"^max_memory: wanted more on cuda:0"), memory_named(torch.device("cuda:0")):
         raise torch.OutOfMemoryError("in other words")
-    with pytest.raises(RuntimeError, match="^another$"), memory_named(torch.device("cpu")):
+    with pytest.raises(RuntimeError, match=r"^another$"), memory_named(torch.device("cpu")):
         raise RuntimeError("another")

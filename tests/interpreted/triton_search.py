@@ -319,7 +319,8 @@ def test_what_a_graph_cannot_capture_is_refused(monkeypatch):
     (rows,) = on_device(np.arange(60, dtype=np.uint8).reshape(20, 3, 1))
     train, floats = TrainingSet(rows), TrainingSet(rows.float())
     for query, reference, options in (
-        (rows.float(), floats, {}), (rows, rows, {}), (rows, train, {"exclude_self": True}), (rows.long(), TrainingSet(rows, "hamming"), {}),
+        (rows.float(), floats, {}), (rows, rows, {}), (rows, train, {"exclude_self": True}),
+        (rows.long(), TrainingSet(rows, "hamming"), {}),
         (rows, TrainingSet(rows, "cosine"), {}), (rows, TrainingSet(rows, views=("identity", "hflip")), {}),
         (rows, train, {"backend": "torch"}),
     ):
