@@ -1,4 +1,4 @@
-"""Every CUDA tree kernel against its oracle: on a GPU by gpu_probe.py, on the host shim by it and by tests/test_cuda_trees.py.
+"""Every CUDA tree kernel against its oracle: on a GPU by gpu/sweep.py, on the host shim by tests/test_cuda_trees.py.
 
 A check raises AssertionError where a promise is broken. kernels: tree_kernels.TreeKernels; device: where its tensors lie.
 """

@@ -14,9 +14,9 @@ _SHIM = ["-include", f"{ROOT}/csrc/tests/host_shim.h"]
 ON_SHIM = [*_SHIM, f"{ROOT}/csrc/tests/tree_kernels_on_host.cpp", "-x", "c++", *SOURCES]
 NVCC = ["nvcc", "-O3", "-std=c++17", "-Werror=all-warnings", "-Xptxas=-v", f"-I{ROOT}/csrc"]
 CAPABILITIES = (80, 90)
-_RESOURCES = (   # in ptxas's words: kernel, field type, whether it draws strings, compute capability, bytes, registers
+_RESOURCES = (   # in ptxas's words: kernel, field type, whether it draws strings, compute capability, stack, spills, registers
     r"entry function '\S*?\d([a-z][a-z_]*_kernel)(?:I([fd])(?:Lb([01])E)?E)?\S*' for 'sm_(\d+)'"
-    r".*?(\d+) bytes spill stores.*?Used (\d+) registers"
+    r".*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers"
 )
 
 
@@ -110,14 +110,20 @@ def device_test(directory: Path, capability: int) -> Path:
     return path
 
 
-def resources(directory: Path, sources: list[str] = SOURCES) -> dict[tuple[str, int], tuple[int, int]]:
-    """{(kernel and field type, compute capability): (registers, bytes spilled)} as ptxas tells them."""
+def nvcc_version() -> str:
+    """Of the compiler on PATH, "nvcc 13.0.88"."""
+    said = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True).stdout
+    return "nvcc " + re.search(r"V([0-9.]+)", said)[1]
+
+
+def resources(directory: Path, sources: list[str] = SOURCES) -> dict[tuple[str, int], tuple[int, int, int]]:
+    """{(kernel and field type, compute capability): (registers, bytes of stack, bytes spilled)} as ptxas tells them."""
     targets = [option for c in CAPABILITIES for option in ("-gencode", f"arch=compute_{c},code=sm_{c}")]
     found = {}
     for source in sources:
         command = [*NVCC, *targets, "-fatbin", source, "-o", str(directory / "kernel.fatbin")]
         log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-        for name, field, draw, capability, spilled, registers in re.findall(_RESOURCES, log, re.DOTALL):
+        for name, field, draw, capability, stack, spilled, registers in re.findall(_RESOURCES, log, re.DOTALL):
             kind = {"f": ", float32", "d": ", float64", "": ""}[field] + (", strings" if draw == "1" else "")
-            found[name + kind, int(capability)] = int(registers), int(spilled)
+            found[name + kind, int(capability)] = int(registers), int(stack), int(spilled)
     return found
