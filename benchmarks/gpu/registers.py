@@ -72,8 +72,8 @@ def page(table: Table, compilers: str) -> str:
     lines = [
         "# Registers, stack and spills of the GPU kernels", "",
         f"Written by `make gpu-registers`, not by hand. Compiled by {compilers}; nothing ran. Of a thread: registers /",
-        "bytes of stack / bytes of spill stores (of a Triton kernel they are part of the stack). tests/test_gpu_registers.py compiles all of",
-        "them again where both compilers are.", "",
+        "bytes of stack / bytes of spill stores (of a Triton kernel they are part of the stack). tests/test_gpu_registers.py compiles all",
+        "of them again where both compilers are.", "",
         "| kernel | " + " | ".join(f"sm_{at}" for at in CAPABILITIES) + " |", "|---" * (1 + len(CAPABILITIES)) + "|",
     ]
     lines += [f"| {name} | " + " | ".join(" / ".join(map(str, table[name, at])) for at in CAPABILITIES) + " |" for name in names]
