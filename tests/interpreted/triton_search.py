@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from benchmarks.gpu import sweep
 from benchmarks.host_reads import NoHostReads
 from biasgen import TrainingSet, knn, nearest_credit, range_count, train_affinity
 from biasgen.backends import _mode, _triton_check, _triton_floats, _triton_slices, triton_backend
@@ -327,3 +328,7 @@ def test_what_a_graph_cannot_capture_is_refused(monkeypatch):
         with pytest.raises(ValueError, match=r"^query: want uint8 rows, by hamming .* while a CUDA graph is captured"):
             knn(query, reference, **({"backend": "triton"} | options))
     assert knn(rows, train, backend="triton").distances.sum() == 0
+
+
+def test_the_sweep_of_make_gpu_check():
+    assert len([*sweep.searches(DEVICE, "triton", 3, 70)]) == len(sweep.SEARCHED)
