@@ -1,4 +1,5 @@
 """The CUDA tree kernels without a GPU: on the host shim against their oracles, in several thread orders and under sanitizers."""
+import importlib
 import re
 import shutil
 import subprocess
@@ -11,10 +12,12 @@ import torch
 from benchmarks import tree_checks, tree_kernels
 from benchmarks.host_reads import NoHostReads
 from biasgen import _settings, backends
-from biasgen.backends import _cuda_trees, cuda_backend
+from biasgen.backends import _cuda_trees, _mode, cuda_backend
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
 from biasgen.ops.tree_posterior import tree_posterior
+from biasgen.results import TreePosterior
+from biasgen.testing import assert_posterior_close
 from biasgen.trees import trajectories
 from biasgen.trees.denoiser import TreeDenoiser
 from biasgen.trees.grammar import TreeGrammar
@@ -192,6 +195,23 @@ def test_while_a_stream_is_captured_nothing_is_read_back(kernels, monkeypatch):
     assert not impossible.any()
     with pytest.raises(RuntimeError, match=r"^backend: cuda copies a grammar .* call once before"):
         _cuda_trees.tree_posterior(kernels, field, rules, weights.flip(0).contiguous())
+
+
+def test_a_graph_can_capture_what_a_user_calls(kernels, monkeypatch):
+    op = importlib.import_module("biasgen.ops.tree_posterior")
+    field = torch.from_numpy(tree_checks.random_field(PAPER, 5))
+    want = PAPER.posterior(field)
+    tree_checks.posterior(kernels, PAPER, field.numpy())   # the call before the capture
+    for module in (op, _cuda_trees):
+        monkeypatch.setattr(module, "is_capturing", lambda device: True)
+    with pytest.raises(ValueError, match=r"^log_field: only the cuda backend runs while a CUDA graph is captured, got torch, which"):
+        tree_posterior(field, PAPER.rules, PAPER.weights, backend="torch")
+    monkeypatch.setattr(cuda_backend, "_cuda", kernels)
+    monkeypatch.setattr(op, "choose", lambda *_, **__: ("cuda", cuda_backend))
+    monkeypatch.setattr(_mode, "_DENORMAL", np.full(1, 5e-324))   # looked at on the host, where it lies
+    with NoHostReads():
+        got = PAPER.posterior(field)
+    assert_posterior_close(TreePosterior(*(part.numpy() for part in (got.marginals, got.log_z, got.impossible))), want)
 
 
 def test_what_a_graph_reads_outlives_the_cache(monkeypatch):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import torch
 
 from biasgen import knn
-from biasgen.backends import _cuda_trees
 from biasgen.data.training_set import TrainingSet
 from biasgen.trees.grammar import TreeGrammar
 
@@ -51,15 +50,15 @@ def searches(device: str, backend: str, N: int, M: int) -> Iterator[Case]:
         yield f"{distance}, D = {features}, k = {k}", search, first.to(device), second.to(device)
 
 
-def posteriors(native, device: str, B: int) -> Iterator[Case]:
+def posteriors(device: str, B: int) -> Iterator[Case]:
     """Tree posteriors: the paper's grammar, and rules read at run time."""
     random = torch.Generator().manual_seed(0)
     for grammar in (TreeGrammar.random(), TreeGrammar.random(q=7, depth=5, q_eff=3)):
-        rules, weights = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights)
         first, second = (5 * torch.randn(B, grammar.length, grammar.q, generator=random) for _ in range(2))
 
-        def posterior(field, rules=rules, weights=weights):
-            return _cuda_trees.tree_posterior(native, field, rules, weights)
+        def posterior(field, grammar=grammar):
+            found = grammar.posterior(field)
+            return found.marginals, found.log_z, found.impossible
 
         yield f"tree posterior, Q = {grammar.q}", posterior, first.to(device), second.to(device)
 
@@ -123,9 +122,7 @@ def check_out_of_memory(search: Callable[[int], object], limit: int) -> None:
 
 
 def main() -> None:
-    from biasgen import _cuda
-
-    cases = [*searches("cuda", "triton", 700, 20_000), *posteriors(_cuda, "cuda", 1000)]
+    cases = [*searches("cuda", "triton", 700, 20_000), *posteriors("cuda", 1000)]
     for name, work, first, second in cases:
         check_replay(cuda_graph, work, first, second)
         check_side_stream(work, first, second)
@@ -135,7 +132,7 @@ def main() -> None:
     if torch.cuda.device_count() > 1:
         rows = torch.randint(0, 256, (500, 64), dtype=torch.uint8, device="cuda:0")
         check_second_device(lambda query: (knn(query, TrainingSet(rows.to(query.device))).distances,), rows[:50])
-        for _, posterior, field, _ in posteriors(_cuda, "cuda", 100):
+        for _, posterior, field, _ in posteriors("cuda", 100):
             check_second_device(posterior, field)
         print("two devices in one process: equal")
     else:

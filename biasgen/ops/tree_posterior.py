@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.results import TreePosterior
@@ -26,7 +26,7 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
             excludes a symbol.
         rules: (R, 3) integers (parent, left, right), symbols 0 .. Q - 1, none twice.
         weights: (R,) probabilities; those of each parent sum to 1.
-        backend: "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
+        backend: "cuda", "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can. A CUDA graph can capture the first (docs/gpu.md).
 
     Returns:
         TreePosterior of marginals (B, L, Q) float32, log_z (B,) float64 in nats (the root's -log Q included) and impossible (B,) bool:
@@ -41,7 +41,9 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
     """
     field, rules, weights = checked(log_field, rules, weights)
     batched = field.ndim == 3
-    _, module = choose("tree_posterior", device=field.device.type, dtype=dtype_name(field, "log_field"), backend=backend)
+    name, module = choose("tree_posterior", device=field.device.type, dtype=dtype_name(field, "log_field"), backend=backend)
+    if is_capturing(field.device) and name != "cuda":
+        raise ValueError(f"log_field: only the cuda backend runs while a CUDA graph is captured, got {name}, which reads it on the host")
     out = module.tree_posterior(field if batched else field[None], rules, weights)
     if isinstance(log_field, np.ndarray):
         out = [values.numpy() for values in out]
