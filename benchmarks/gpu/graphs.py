@@ -144,7 +144,7 @@ def main() -> None:
 def check_full_memory(left: int = 600 << 20) -> None:
     """With all but `left` bytes of the device taken, by rows whose pairs are all open."""
     rows = torch.rand(40_000, 8, device="cuda")
-    same = torch.zeros(4000, 8, device="cuda")
+    same = torch.zeros(20_000, 8, device="cuda")
     train = TrainingSet(rows * 1e-6)
     knn(same[:10], train)
     torch.cuda.empty_cache()
