@@ -1,4 +1,5 @@
-"""The only reader of os.environ: BIASGEN_BACKEND, BIASGEN_CPU_ISA, BIASGEN_NUM_THREADS, BIASGEN_REQUIRE_BACKENDS (tests)."""
+"""The only reader of os.environ: BIASGEN_BACKEND, BIASGEN_CPU_ISA, BIASGEN_NUM_THREADS, BIASGEN_REQUIRE_BACKENDS (tests), and Triton's own
+TRITON_INTERPRET."""
 import os
 
 _num_threads: int | None = None
@@ -17,6 +18,11 @@ def cpu_isa() -> str | None:
 def required_backends() -> tuple[str, ...]:
     """Backends whose absence fails the tests instead of skipping them."""
     return tuple(name for name in os.environ.get("BIASGEN_REQUIRE_BACKENDS", "").split(",") if name)
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton interprets its kernels, on the CPU; it decides when a kernel is defined."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def set_num_threads(n: int) -> None:

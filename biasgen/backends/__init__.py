@@ -7,31 +7,42 @@ import importlib
 from functools import cache
 from types import ModuleType
 
-ORDER = ("cuda", "cpu", "torch")
+from biasgen import _settings
+
+# Interpreted, Triton is for tests: it runs when asked for.
+ORDER = ("cuda", "cpu", "torch", "triton") if _settings.triton_interpreted() else ("cuda", "triton", "cpu", "torch")
 
 
 @cache
 def load(name: str) -> tuple[ModuleType | None, str | None]:
     """(module, None), or (None, why it cannot be used)."""
+    module, why = _imported(name)
+    why = why or module.probe()
+    return (None, why) if why else (module, None)
+
+
+@cache
+def _imported(name: str) -> tuple[ModuleType | None, str | None]:
     if name not in ORDER:
         return None, f"no such backend; known: {', '.join(ORDER)}"
     try:
-        module = importlib.import_module(f"biasgen.backends.{name}_backend")
+        return importlib.import_module(f"biasgen.backends.{name}_backend"), None
     except ImportError as error:
         return None, str(error)
-    why = module.probe()
-    return (None, why) if why else (module, None)
 
 
 def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None = None) -> str | None:
     """Why backend `name` cannot run this call, or None."""
-    module, why = load(name)
+    module, why = _imported(name)
     if module is None:
+        return why
+    if device not in module.DEVICES:  # said first: a probe may start CUDA, which a call on CPU tensors must not
+        return f"takes tensors on {', '.join(module.DEVICES)}, got {device}"
+    why = load(name)[1]
+    if why:
         return why
     if op not in module.OPS:
         return f"has no {op}"
-    if device not in module.DEVICES:
-        return f"takes tensors on {', '.join(module.DEVICES)}, got {device}"
     if dtype not in module.OPS[op]["dtypes"]:
         return f"{op} takes {', '.join(module.OPS[op]['dtypes'])}, got {dtype}"
     if distance is not None and distance not in module.OPS[op]["distances"]:

@@ -12,6 +12,8 @@ from biasgen.backends._products import products
 from biasgen.backends._values import ON_SPHERE, points
 
 _ENDS = {1: (-128, 127), 2: (-128 * 257, 127 * 257)}  # of a code, by the number of slices
+# By which values may exceed those of a sample: of 1, 1.25 and 1.5 the second left the fewest pairs open; two slices have room to spare.
+_MARGIN = {1: 1.25, 2: 4.0}
 _UNIT = 2.0**-53
 _SMALLEST = 2.0**-1022  # what a term may lose where a library flushes denormals
 
@@ -47,11 +49,19 @@ def grid_of(prepared, slices, tile, max_memory):
         rows = prepared.rows
         size = max(1, min(_codes.SAMPLE, max_memory // (128 * rows.shape[1])))
         sample = rows[torch.from_numpy(_codes.sample(len(rows), size)).to(rows.device)]
-        center, unit = _codes.grid(points(sample, prepared.distance).cpu().numpy(), _ENDS[slices][1])
-        grid = Grid(prepared.distance, slices, torch.from_numpy(center).to(rows.device), unit, torch.inf)
+        center, unit = _whole_range(points(sample, prepared.distance).double(), slices)
+        grid = Grid(prepared.distance, slices, center, unit, torch.inf)
         residuals = encode(sample, grid, tile).residual.sort().values
         prepared.packed[key] = Grid(prepared.distance, slices, grid.center, unit, 2 * float(residuals[int(0.9 * (len(residuals) - 1))]))
     return prepared.packed[key]
+
+
+def _whole_range(rows, slices):
+    """center (D,) and unit of a grid that holds rows such as these (n, D), but for outliers: one value cut off makes a row apart, which
+    every query looks at."""
+    center = rows.median(0).values
+    largest = float((rows - center).abs().amax(1).quantile(0.95))
+    return center, max(_codes._rounded(_MARGIN[slices] * largest / _ENDS[slices][1]), _codes._SMALLEST_UNIT)
 
 
 def encode(rows, grid, tile):

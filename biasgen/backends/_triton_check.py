@@ -1,0 +1,47 @@
+"""A self-test of the Triton kernels on the device that is to run them, once in a process: they were proved on none (docs/gpu.md)."""
+from functools import cache
+
+import torch
+
+from biasgen.backends._values import pair_values
+from biasgen.triton_kernels._tile import Slices, padded
+from biasgen.triton_kernels.exact_values import squared
+from biasgen.triton_kernels.nearest import nearest
+from biasgen.triton_kernels.within import Within
+
+
+@cache
+def check(device: torch.device) -> None:
+    """RuntimeError where a search, with ties, extremes and sizes off by one from a block, is not right to the bit on this device."""
+    for features, two, largest, k in ((70, False, 1, 1), (130, False, 127, 16), (130, True, 127 * 257, 64), (20, False, 1, 64)):
+        query, reference = (_codes(features, rows, largest).to(device) for rows in (65, 270))
+        multiplicity = 1 + torch.arange(270, dtype=torch.int32, device=device) % 3
+        distances = (query[:, None] - reference).square().sum(-1)
+        order = distances.argsort(dim=1, stable=True)[:, :k]
+        ties = distances == distances.amin(1, keepdim=True)
+        wanted = [distances.gather(1, order), order, ties.sum(1), (ties * multiplicity).sum(1)]
+        found = [*nearest(_sliced(query, two), _sliced(reference, two), multiplicity, k)]
+        near, far = distances.sort(1).values[:, 20], distances.sort(1).values[:, 90]
+        within = Within(_sliced(query, two), _sliced(reference, two), multiplicity, near, far)
+        opened = (distances > near[:, None]) & (distances <= far[:, None])
+        wanted += [((distances <= near[:, None]) * multiplicity).sum(1), opened.sum(1), opened.nonzero()[:, 1]]
+        found += [within.weights, within.counts, within.rows(slice(None))]
+        x, y = query.double() / 7, (reference / 3).float()
+        queries, rows = opened.nonzero().unbind(1)
+        wanted.append(pair_values(x[queries], y.double()[rows], "sqeuclidean"))
+        found.append(squared(x, y, queries, rows))
+        if not all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)):
+            raise RuntimeError(f"backend: the Triton kernels give wrong answers on {device}; use backend='torch', and please report it")
+
+
+def _codes(features, rows, largest):
+    """(rows, features) int64 of -largest .. largest, the extremes among them, some rows equal."""
+    codes = torch.randint(-largest, largest + 1, (rows, features), generator=torch.Generator().manual_seed(features))
+    codes[1], codes[2] = largest, -largest
+    codes[rows // 2 :: 3] = codes[0].clone()
+    return codes
+
+
+def _sliced(codes, two):
+    high = (codes + 128) >> 8 if two else codes
+    return Slices(padded(high.to(torch.int8)), padded((codes - 256 * high).to(torch.int8)) if two else None, codes.square().sum(1))

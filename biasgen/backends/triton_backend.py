@@ -1,0 +1,128 @@
+"""Triton kernels: searches by int8 tensor-core products on an NVIDIA GPU, or in Triton's interpreter (TRITON_INTERPRET=1) on the CPU."""
+import torch
+
+from biasgen import _settings
+from biasgen.backends._mode import exact_arithmetic, is_capturing
+from biasgen.backends._values import square_root
+
+DEVICES = ("cpu",) if _settings.triton_interpreted() else ("cuda",)
+_SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")}
+OPS = {
+    "knn": _SEARCH,
+    "range_count": _SEARCH | {"distances": (*_SEARCH["distances"], "euclidean")},
+}
+MAX_MEMORY = 256 << 20  # bytes for pairs that one block of queries leaves open
+QUERIES = 8192  # of a block whose rows are counted and listed
+_NEAREST = 65_536  # of a block whose nearest rows are kept in registers: four times 528 programs at k = 64, and 130 MiB of results
+_LEAST_CAPABILITY = 8, 0
+
+
+def probe() -> str | None:
+    """Why this backend cannot run, or None."""
+    try:
+        import biasgen.triton_kernels.nearest  # noqa: F401
+    except ImportError as error:
+        return f"triton cannot be imported ({error})"
+    if "cpu" in DEVICES:
+        return None
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    capability = min(torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count()))
+    if capability < _LEAST_CAPABILITY:
+        return "a device has compute capability {}.{}, whose int8 products Triton does not compile; want 8.0 or newer".format(*capability)
+    return None
+
+
+def isa() -> None:
+    """No instruction set is chosen here."""
+
+
+def knn(query, prepared, k, max_memory=None):
+    """The k nearest distinct rows of each query.
+
+    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
+    Returns values (N, k), float64 unless the distance has integer values for these rows, and distinct rows (N, k) by (value, row);
+    tie_rows (N,) distinct rows at the smallest value, tie_counts (N,) the same with multiplicity; int64. Takes the rows once more as int8
+    (floats: one or two bytes a feature; one-hot tokens: a byte for each symbol of a position) and about max_memory bytes for open pairs.
+    """
+    from biasgen.backends import _triton_floats, _triton_slices
+    from biasgen.triton_kernels.nearest import nearest
+
+    with exact_arithmetic(_elements(query, prepared)):
+        _check(query)
+        if not prepared.integer:
+            return _triton_floats.knn(query, prepared, k, max_memory or MAX_MEMORY)
+        whole, reference = _triton_slices.integers(query, prepared)
+        starts = range(0, len(query), _NEAREST)
+        parts = [nearest(whole[at : at + _NEAREST], reference, _triton_slices.multiplicity(prepared), k) for at in starts]
+        values, *found = (torch.cat(column) for column in zip(*parts, strict=True))
+        return values // _unit(prepared), *found
+
+
+def rows_within(query, prepared, radius, offsets):
+    """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    from biasgen.backends import _triton_floats
+
+    with exact_arithmetic(_elements(query, prepared)):
+        _check(query)
+        if prepared.integer:
+            limit = radius * _unit(prepared)
+            rows = torch.cat([part.rows(slice(None)) for part in _within(query, prepared, torch.full_like(limit, -1), limit)])
+        else:
+            rows = _triton_floats.rows_within(query, prepared, radius, MAX_MEMORY)
+    if len(rows) != int(offsets[-1]):
+        raise ValueError("offsets: do not match the number of rows within the radius")
+    return rows
+
+
+def range_count(query, prepared, radius, max_memory=None):
+    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query. One view."""
+    from biasgen.backends import _triton_floats
+
+    with exact_arithmetic(_elements(query, prepared)):
+        _check(query)
+        searched = prepared.searched
+        if not searched.integer:
+            return _triton_floats.range_count(query, prepared, radius.double(), max_memory or MAX_MEMORY)
+        limit = _largest_value(radius.double(), prepared.distance) * _unit(searched)
+        return torch.cat([part.weights for part in _within(query, searched, limit, limit)])
+
+
+def _check(query):
+    """The self-test of the query's device, before the first search on it; never while a CUDA graph is captured, nor interpreted."""
+    from biasgen.backends import _triton_check
+
+    if query.is_cuda and not is_capturing(query.device):
+        _triton_check.check(query.device)
+
+
+def _elements(query, prepared):
+    """No tensor of a search has more."""
+    return max(query.numel(), prepared.rows.numel()) * 64
+
+
+def _within(query, prepared, near, far):
+    """Yield what lies within the limits of each block of queries, for integers."""
+    from biasgen.backends import _triton_slices
+    from biasgen.triton_kernels.within import Within
+
+    whole, reference = _triton_slices.integers(query, prepared)
+    for start in range(0, len(query), QUERIES):
+        at = slice(start, start + QUERIES)
+        yield Within(whole[at], reference, _triton_slices.multiplicity(prepared), near[at], far[at])
+
+
+def _unit(prepared):
+    """Squared distances of the int8 rows are this many times the values."""
+    return 2 if prepared.distance == "hamming" else 1
+
+
+def _largest_value(radius, distance):
+    """(n,) int64: the largest integer value whose distance is at most the radius (n,) float64."""
+    if distance != "euclidean":
+        return radius.clamp(-1, 2.0**53).floor().long()
+    radius = radius.clamp(-1, 2.0**26)
+    value = radius.square().floor()
+    value -= (square_root(value) > radius).double()
+    value += (square_root(value + 1) <= radius).double()
+    return torch.where(radius < 0, -1, value).long()

@@ -1,0 +1,334 @@
+"""The Triton kernels and backend against the oracle, to the bit. tests/test_triton_backend.py runs this file in Triton's interpreter, in a
+process of its own; on a GPU the same tests run the compiled kernels."""
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from benchmarks.gpu import sweep
+from benchmarks.host_reads import NoHostReads
+from biasgen import TrainingSet, knn, nearest_credit, range_count, train_affinity
+from biasgen.backends import _mode, _triton_check, _triton_floats, _triton_slices, triton_backend
+from biasgen.ops._prepared import prepare, query_of
+from biasgen.oracle import knn as oracle
+from biasgen.triton_kernels import _tile, nearest, within
+from biasgen.triton_kernels.exact_values import squared
+
+DEVICE = triton_backend.DEVICES[0]
+
+
+def on_device(*arrays):
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE) for array in arrays]
+
+
+def sliced(codes, two):
+    high = (codes + 128) >> 8 if two else codes
+    low = _tile.padded((codes - 256 * high).to(torch.int8)) if two else None
+    return _tile.Slices(_tile.padded(high.to(torch.int8)), low, codes.square().sum(1))
+
+
+def assert_search_equals_oracle(query, reference, distance, ks=(1, 5)):
+    x, y = on_device(query, reference)
+    for k in ks:
+        k = min(k, len(reference))
+        found = knn(x, y, k, distance=distance, backend="triton")
+        assert found.stats["backend"] == "triton"
+        right = oracle.knn(query, reference, k, distance)
+        for actual, wanted in zip((found.distances, found.indices, found.tie_counts), right, strict=True):
+            assert str(actual.dtype) == f"torch.{wanted.dtype}"
+            np.testing.assert_array_equal(actual.cpu().numpy(), wanted)
+    credit = nearest_credit(x, y, distance=distance, backend="triton")
+    np.testing.assert_array_equal(credit.weights.cpu().numpy(), oracle.nearest_credit(query, reference, distance))
+
+
+@pytest.mark.parametrize(
+    ("features", "two", "depth", "k"),
+    [(1, False, None, 1), (3, False, None, 16), (140, False, None, 64), (300, False, 128, 3), (20, True, None, 3), (300, True, 128, 64)],
+)
+def test_kernels(monkeypatch, features, two, depth, k):
+    """Against all distances in int64: ties, multiplicities, shares, sizes off by one from a tile, rows of multiplicity 0, slices, depth."""
+    monkeypatch.setattr(nearest, "_SHARE", 200)    # two shares of at least two tiles
+    monkeypatch.setattr(within, "_COUNTS", 140)
+    if depth:
+        monkeypatch.setattr(_tile, "_DEPTH", type(_tile._DEPTH)(depth))
+    random = torch.Generator().manual_seed(features)
+    largest = (127 * 257 if features > 100 else 300) if two else 127 if features > 100 else 1
+    for n, m in ((1, 1), (3, 129), (33 if two else 65, 390)):    # off by one from a tile
+        m = max(m, k)
+        x, y = (torch.randint(-largest - 1, largest + 1, (rows, features), generator=random) for rows in (n, m))
+        y[m // 2 :: 2] = y[0].clone()
+        multiplicity = torch.randint(1, 4, (m,), generator=random, dtype=torch.int32)
+        distances = (x[:, None] - y).square().sum(-1)
+        query, reference, times = sliced(x.to(DEVICE), two), sliced(y.to(DEVICE), two), multiplicity.to(DEVICE)
+        order = distances.argsort(dim=1, stable=True)[:, :k]
+        ties = distances == distances.amin(1, keepdim=True)
+        for tile in nearest.TILES[1 if k == 1 else 16 if k <= 16 else 64, reference.large] if n == 3 else (None,):
+            if tile:
+                monkeypatch.setattr(nearest, "tile_for", lambda *_, tile=tile: tile)
+            found = nearest.nearest(query, reference, times, k)
+            wanted = distances.gather(1, order), order, ties.sum(1), (ties * multiplicity).sum(1)
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
+
+        near, far = (distances.double().quantile(q, dim=1).long() for q in (0.1, 0.4))
+        near[0] = -1
+        multiplicity[::3] = 0
+        part = within.Within(query, reference, multiplicity.to(DEVICE), near.to(DEVICE), far.to(DEVICE))
+        opened = (distances > near[:, None]) & (distances <= far[:, None]) & (multiplicity > 0)
+        assert torch.equal(part.weights.cpu(), ((distances <= near[:, None]) * multiplicity).sum(1))
+        assert torch.equal(part.counts.cpu(), opened.sum(1))
+        for at in (slice(None), slice(n // 2, None)):
+            assert torch.equal(part.rows(at).cpu(), opened[at].nonzero()[:, 1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_of_pairs(dtype):
+    rng = np.random.default_rng(0)
+    for features in (1, 15, 16, 17, 100):
+        x, y = rng.normal(size=(4, features)), rng.normal(size=(7, features)).astype(dtype)
+        y[0] *= dtype(1e-42 if dtype is np.float32 else 1e-160)
+        queries, rows = rng.integers(0, 4, 70), rng.integers(0, 7, 70)
+        wanted = [oracle.value(x[q], y[r].astype(np.float64), "sqeuclidean") for q, r in zip(queries, rows, strict=True)]
+        np.testing.assert_array_equal(squared(*on_device(x, y, queries, rows)).cpu().numpy(), wanted)
+    x[:] = 0    # denormals alone
+    assert squared(*on_device(x, y, np.array([0]), np.array([0])))[0] == oracle.value(x[0], y[0].astype(np.float64), "sqeuclidean")
+
+
+@pytest.mark.parametrize(
+    ("distance", "features", "symbols", "sizes", "ks"),
+    [
+        ("sqeuclidean", 3, 3, (65, 129), (1, 3, 16, 64)),
+        ("sqeuclidean", 200, 256, (5, 63), (1, 16)),
+        ("euclidean", 5, 40, (4, 100), (3,)),
+        ("hamming", 16, 6, (3, 300), (1, 3, 16, 64)),
+        ("hamming", 2, 2, (1, 1), (1,)),
+        ("hamming", 7, 250, (4, 70), (1, 5)),     # more symbols than one-hot rows are made for
+        ("hamming", 700, 50, (2, 20), (2,)),      # longer than one-hot rows are made for
+        ("hamming", 9, 60_000, (3, 70), (1, 5)),  # 16 bits, half of them negative numbers there
+    ],
+)
+def test_integers(distance, features, symbols, sizes, ks):
+    rng = np.random.default_rng(0)
+    query, reference = (rng.integers(0, symbols, (rows, features)).astype(np.uint8 if symbols <= 256 else np.int64) for rows in sizes)
+    query[0, 0] = symbols - 1
+    query[-1] = reference[-1]
+    reference[len(reference) // 2 :: 3] = reference[0]
+    assert_search_equals_oracle(query, reference, distance, ks)
+
+
+def test_beyond_int32():
+    """Neither the distance nor the key of 50 001 differences of 255 fits in int32; the depth is split."""
+    reference = np.zeros((3, 50_001), np.uint8)
+    reference[1] = 255
+    reference[2, 0] = 1
+    found = knn(*on_device(255 - reference[:2], reference), 3, backend="triton")
+    np.testing.assert_array_equal(found.distances.cpu().numpy(), oracle.knn(255 - reference[:2], reference, 3, "sqeuclidean")[0])
+
+
+def awkward_rows(rng, sizes, features, dtype):
+    """Copies, near-copies, scaled copies, zero and constant rows, both zeros, an outlier."""
+    query, reference = (np.rint(rng.normal(30, 10, (rows, features)).clip(0, 255)).astype(dtype) for rows in sizes)
+    reference[::5] = 7
+    reference[2::7] = 0
+    query[::2] = reference[rng.integers(0, len(reference), len(query[::2]))]
+    query[3:4] = 2 * reference[-1:]
+    if dtype != "uint8":
+        reference[4::9] = -reference[4::9] * (rng.random(features) < 0.5)
+        reference[1] *= 1e6
+        reference[10:13] = np.nextafter(reference[9], reference.dtype.type(99))
+        query[1] = reference[9]
+    return query, reference
+
+
+@pytest.mark.parametrize("distance", ["sqeuclidean", "euclidean", "cosine", "correlation"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_awkward_rows(distance, dtype, monkeypatch):
+    for features, slices in ((17, 1), (130, 2)):
+        monkeypatch.setattr(_triton_floats, "OPEN", 64 if slices == 1 else -1000)
+        monkeypatch.setattr(_triton_floats, "TRIAL", 2)
+        monkeypatch.setattr(_triton_floats, "SAMPLE", 8)
+        query, reference = awkward_rows(np.random.default_rng(features), (5, 90), features, dtype)
+        assert_search_equals_oracle(query, reference, distance, (1, 7))
+        prepared = prepare(on_device(reference)[0], distance).searched
+        triton_backend.knn(query_of(on_device(query)[0], prepared), prepared, 1)
+        if not prepared.integer:
+            assert (("triton", (prepared.distance, 2)) in prepared.packed) == (slices == 2)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_hard_data(slices, monkeypatch):
+    """An offset that cancels, rows one float32 ulp apart, exact halves of the grid, denormals, underflow, huge numbers."""
+    if slices == 2:
+        monkeypatch.setattr(_triton_floats, "OPEN", -1000)
+        monkeypatch.setattr(_triton_floats, "TRIAL", 1)
+    rows = np.random.default_rng(0).normal(size=(40, 20)).astype(np.float32)
+    ulp = np.repeat(rows[:1], 40, 0)
+    ulp[np.arange(20), np.arange(20)] = np.nextafter(ulp[0], np.float32(9))
+    cases = [rows + 20, ulp, np.where(rows > 0, np.float32(0.49), np.float32(-0.0)), rows * np.float32(1e-41)]
+    cases += [rows.astype(np.float64) * 1e-161, rows.astype(np.float64) * 1e149]
+    for data in cases:
+        query = np.concatenate([data[:3], np.nextafter(data[:2], data.dtype.type(1))])
+        assert_search_equals_oracle(query, data, "sqeuclidean", (3,))
+
+
+def test_near_copies_by_one_grey_level():
+    rng = np.random.default_rng(0)
+    grey = np.clip(rng.normal(230, 10, (60, 1024)), 0, 255).astype(np.uint8)
+    grey[1::2] = grey[::2]
+    grey[np.arange(1, 60, 2), rng.integers(0, 1024, 30)] ^= 1
+    changed = grey[::3].copy()
+    changed[np.arange(20), rng.integers(0, 1024, 20)] ^= 1
+    for scale in (np.uint8(1), np.float32(1 / 255)):
+        found = knn(*on_device(changed * scale, grey * scale), backend="triton")
+        np.testing.assert_array_equal(found.indices[:, 0].cpu(), (changed[:, None] != grey).sum(-1).argmin(1))
+
+
+def test_pairs_in_runs_are_the_same():
+    rng = np.random.default_rng(1)
+    query, reference = (rng.normal(size=(rows, 12)).astype(np.float32) for rows in (9, 200))
+    reference[50:60] *= 100    # outlying
+    x, y = on_device(query, reference)
+    whole, cut = (knn(x, y, 4, backend="triton", max_memory=size) for size in (None, 64 * 37))
+    for name in ("distances", "indices", "tie_counts"):
+        assert torch.equal(getattr(whole, name), getattr(cut, name))
+    np.testing.assert_array_equal(whole.indices.cpu(), oracle.knn(query, reference, 4, "sqeuclidean")[1])
+
+
+def test_an_outlying_row_ties_with_another():
+    reference = np.zeros((60, 2), np.float32)
+    reference[1:, 1] = np.arange(59) / 100
+    reference[0] = 100, 0    # off the grid; as far from (50, 0) as row 1
+    query = np.array([[50, 0], [50, 0.07]], np.float32)
+    assert_search_equals_oracle(query, reference, "sqeuclidean", (1, 2, 3))
+    prepared = prepare(on_device(reference)[0])
+    near = torch.tensor([2500.0, 2500.0], dtype=torch.float64, device=DEVICE)
+    rows = triton_backend.rows_within(on_device(query)[0], prepared, near, torch.tensor([0, 2, 3]))
+    assert rows.tolist() == [0, 1, 8]
+    assert _triton_slices.coded(prepared, 1).outlying.tolist() == [0]
+
+
+@pytest.mark.parametrize("distance", ["sqeuclidean", "euclidean", "hamming", "cosine"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_range_count(distance, dtype):
+    if distance == "hamming" and dtype != "uint8":
+        return
+    query, reference = awkward_rows(np.random.default_rng(2), (6, 80), 21, dtype)
+    query[5] = 0
+    table = oracle.distances(query, reference, distance)
+    x, y = on_device(query, reference)
+    prepared = prepare(y, distance)
+    for radius in [-1.0, 0.0, 0.9, *np.unique(table)[::97].tolist(), np.inf]:    # equal to a distance: <= counts it
+        limits = torch.full((6,), radius, dtype=torch.float64, device=DEVICE)
+        found = triton_backend.range_count(query_of(x, prepared), prepared, limits)
+        np.testing.assert_array_equal(found.cpu().numpy(), (table <= radius).sum(1))
+
+
+def test_one_switch_runs_the_same_measurement(monkeypatch):
+    """Tokens and images, ties and duplicates: the numbers of every backend are equal."""
+    rng = np.random.default_rng(0)
+    tokens = {name: rng.integers(0, 3, (rows, 8)) for name, rows in (("gen", 30), ("train", 60), ("heldout", 60))}
+    images = {name: rng.normal(size=(len(rows), 3, 4)).astype(np.float32) for name, rows in tokens.items()}
+    images["gen"][:10] = images["train"][:10]
+    for sets in (tokens, images):
+        results = []
+        for backend in ("cpu", "torch", "triton"):
+            monkeypatch.setenv("BIASGEN_BACKEND", backend)
+            result = train_affinity(**sets, permutations=49)
+            results.append((float(result), result.ci, result.p_value, result.null.mean, result.null.q95))
+        assert results[0] == results[1] == results[2]
+
+
+def test_views_and_tokens_of_two_widths():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(40, 3, 4, 4)).astype(np.float32)
+    query = images[:6, :, :, ::-1] + np.float32(0.01)
+    tokens = np.array([[300, 200, 1], [1, 2, 200]]), rng.choice([1, 2, 200], (50, 3)).astype(np.uint8)
+    for x, y, options in ((query, images, {"views": ("identity", "hflip")}), (*tokens, {"distance": "hamming"})):
+        x, y = on_device(x, y)
+        found = knn(x, TrainingSet(y, **options), 3, backend="triton")
+        wanted = knn(x.cpu(), TrainingSet(y.cpu(), **options), 3, backend="torch")
+        for name in ("distances", "indices", "tie_counts"):
+            assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name))
+    images, train = on_device(query, images)
+    found = range_count(images, TrainingSet(train, views=("identity", "hflip")), 1.0)
+    assert found.tolist() == [1] * 6
+
+
+def test_the_self_test_finds_a_wrong_kernel(monkeypatch):
+    _triton_check.check.__wrapped__(torch.device(DEVICE))
+    right = {"nearest": nearest.nearest, "Within": within.Within, "squared": squared}
+
+    class Wrong(within.Within):
+        def rows(self, at):
+            return super().rows(at).flip(0)
+
+    broken = {
+        "nearest": lambda query, reference, multiplicity, k: right["nearest"](query, reference, multiplicity.roll(1), k),
+        "Within": Wrong,
+        "squared": lambda *pairs: right["squared"](*pairs) * (1 + 2.0**-52),
+    }
+    for name, wrong in broken.items():
+        monkeypatch.setattr(_triton_check, name, wrong)
+        with pytest.raises(RuntimeError, match=r"^backend: the Triton kernels give wrong answers on "):
+            _triton_check.check.__wrapped__(torch.device(DEVICE))
+        monkeypatch.setattr(_triton_check, name, right[name])
+
+
+def test_refuses_more_rows_than_int32_numbers(monkeypatch):
+    monkeypatch.setattr(_triton_slices, "MAX_ROWS", 3)
+    with pytest.raises(ValueError, match=r"^reference: the triton backend takes up to 3 rows, got 4$"):
+        knn(*on_device(np.zeros((1, 2), np.uint8), np.zeros((4, 2), np.uint8)), backend="triton")
+
+
+def test_nothing_that_a_graph_captures_is_read_on_the_host(monkeypatch):
+    """Neither of uint8 nor of token searches, with ties, duplicates, several blocks; what is made once must be there before."""
+    launch = nearest._launch
+
+    def unwatched(*arguments):
+        with _disable_current_modes():
+            return launch(*arguments)
+
+    rng = np.random.default_rng(0)
+    images, tokens = rng.integers(0, 256, (90, 40), dtype=np.uint8), rng.integers(0, 3, (90, 8), dtype=np.uint8)
+    for rows, distance in ((images, "sqeuclidean"), (images, "euclidean"), (tokens, "hamming")):
+        rows[50:60] = rows[:10]
+        query = rows[::2] ^ (rng.random(rows[::2].shape) < 0.1)    # tokens beyond those of the reference, too
+        x, train = on_device(query)[0], TrainingSet(on_device(rows)[0], distance)
+        wanted = oracle.knn(query, rows, 3, distance)
+        with monkeypatch.context() as patched:
+            for module in (_triton_slices, triton_backend, importlib.import_module("biasgen.ops.knn")):
+                patched.setattr(module, "is_capturing", lambda device: True)
+            patched.setattr(triton_backend, "_NEAREST", 20)
+            if DEVICE == "cpu":
+                patched.setattr(_mode, "_DENORMAL", np.full(1, 5e-324))    # looked at on the host, where it lies
+            with pytest.raises(RuntimeError, match=r"^reference: its int8 rows are made by the first search, which cannot be captured"):
+                knn(x, train, 3, backend="triton")
+            patched.setattr(_triton_slices, "is_capturing", lambda device: False)
+            knn(x, train, 3, backend="triton")
+            patched.setattr(_triton_slices, "is_capturing", lambda device: True)
+            patched.setattr(nearest, "_launch", unwatched)
+            with NoHostReads():
+                found = knn(x, train, 3, backend="triton")
+        for actual, right in zip((found.distances, found.indices, found.tie_counts), wanted, strict=True):
+            np.testing.assert_array_equal(actual.cpu().numpy(), right)
+
+
+def test_what_a_graph_cannot_capture_is_refused(monkeypatch):
+    module = importlib.import_module("biasgen.ops.knn")
+    monkeypatch.setattr(module, "is_capturing", lambda device: True)
+    (rows,) = on_device(np.arange(60, dtype=np.uint8).reshape(20, 3, 1))
+    train, floats = TrainingSet(rows), TrainingSet(rows.float())
+    for query, reference, options in (
+        (rows.float(), floats, {}), (rows, rows, {}), (rows, train, {"exclude_self": True}),
+        (rows.long(), TrainingSet(rows, "hamming"), {}),
+        (rows, TrainingSet(rows, "cosine"), {}), (rows, TrainingSet(rows, views=("identity", "hflip")), {}),
+        (rows, train, {"backend": "torch"}),
+    ):
+        with pytest.raises(ValueError, match=r"^query: want uint8 rows, by hamming .* while a CUDA graph is captured"):
+            knn(query, reference, **({"backend": "triton"} | options))
+    assert knn(rows, train, backend="triton").distances.sum() == 0
+
+
+def test_the_sweep_of_make_gpu_check():
+    assert len([*sweep.searches(DEVICE, "triton", 3, 70)]) == len(sweep.SEARCHED)

@@ -1,0 +1,193 @@
+"""The triton backend without a GPU: interpreted against the oracle, compiled, and what it refuses."""
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from biasgen import _settings, backends
+from biasgen.backends import triton_backend
+from biasgen.ops import counts
+from biasgen.ops._prepared import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def triton():
+    """Skips without Triton; fails where BIASGEN_REQUIRE_BACKENDS names it."""
+    if importlib.util.find_spec("triton") is None:
+        (pytest.fail if "triton" in _settings.required_backends() else pytest.skip)("triton is not installed here")
+
+
+@pytest.fixture
+def compiled(triton, monkeypatch):
+    """compile_for; what it compiles is kept under build/."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", os.environ.get("TRITON_CACHE_DIR") or str(ROOT / "build/triton"))
+    from biasgen.triton_kernels import ahead_of_time
+
+    return ahead_of_time.compile_for
+
+
+def test_searches_in_the_interpreter(triton):
+    """In a process of its own: Triton chooses its interpreter when a kernel is defined."""
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "tests/interpreted/triton_search.py"]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", ["nearest 1, int8, 64 x 128", "nearest 16, two slices, 32 x 64", "list within, int8, 64 x 128"])
+def test_searches_compile(compiled, name, capability):
+    """To integer tensor-core products; tests/test_gpu_registers.py compiles every kernel, and counts."""
+    product = "wgmma.mma_async" if capability == 90 and "64 x" in name else "mma.sync"
+    assert re.search(rf"{re.escape(product)}\S*\.s32\.s8\.s8", compiled(name, capability).asm["ptx"])
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", ["squared, fp32", "squared, fp64"])
+def test_values_are_not_fused_and_keep_denormals(compiled, name, capability):
+    ptx = compiled(name, capability).asm["ptx"]
+    assert "mul.f64" in ptx or "mul.rn.f64" in ptx
+    assert not re.search(r"fma\S*\.f64|\.ftz", ptx)
+
+
+def test_every_variant_has_a_name(compiled):
+    from biasgen.triton_kernels import ahead_of_time, nearest, within
+
+    names = ahead_of_time.kernels()
+    shapes = [(f"nearest {kept}, ", large, tile) for (kept, large), tiles in nearest.TILES.items() for tile in tiles]
+    shapes += [("list within, " if listing else "count within, ", large, tile) for (listing, large), tile in within.TILES.items()]
+    for start, large, tile in shapes:
+        fitting = [name for name in names if name.startswith(start) and name.endswith(f"{tile.n} x {tile.m}")]
+        rows = {name.removeprefix(start).rsplit(", ", 1)[0] for name in fitting}
+        assert rows >= ({"two slices", "two slices, D <= 128", "tokens"} if large else {"int8", "int8, D <= 128"})
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("features", [1, 2, 30])
+def test_limits_of_codes_hold_for_every_pair(triton, features, slices):
+    """The codes of a pair at distance d lie within `far` for d, and beyond `near` for less than d."""
+    from biasgen.backends._triton_slices import coded, encode
+
+    random = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(rows, features, generator=random, dtype=torch.float64) + 5 for rows in (150, 200))
+    x[0] = y[0]
+    reference = coded(prepare(y), slices)
+    query, codes = encode(x, reference.grid)
+    apart = (whole(query)[:, None] - whole(reference.slices)).square().sum(-1)
+    distances = (x[:, None] - y).square().sum(-1).sqrt()
+    distances[0, 0] = 0
+    gaps = []
+    for j in (reference.multiplicity > 0).nonzero()[:, 0].tolist():
+        near, far = reference.limits(distances[:, j] * (1 - 1e-12), codes.residual)
+        assert (near < apart[:, j]).all()
+        assert (far >= apart[:, j])[distances[:, j] > 0].all()
+        assert (reference.limits(distances[:, j], codes.residual)[1] >= apart[:, j]).all()
+        gaps.append((far - near) / apart[:, j])
+    if features == 30:    # and they are no wider than the grid asks for
+        assert torch.cat(gaps).median() < (0.2 if slices == 1 else 0.4 / 256)
+
+
+def whole(slices):
+    return 256 * slices.high.long() + slices.low if slices.low is not None else slices.high.long()
+
+
+@pytest.mark.parametrize(
+    ("symbols", "length", "tokens", "width"), [(6, 16, False, 128), (64, 500, False, 32_000), (65, 2, True, 2), (64, 517, True, 517)]
+)
+def test_tokens_become_one_hot_rows_where_they_fit(triton, symbols, length, tokens, width):
+    from biasgen.backends._triton_slices import integers
+
+    rows = torch.zeros(2, length, dtype=torch.uint8)
+    rows[1, 1] = symbols - 1
+    query, reference = integers(rows[:1], prepare(rows, "hamming"))
+    assert (query.tokens, reference.tokens) == (tokens, tokens)
+    assert reference.high.shape == (2, width)
+    assert reference.norms.tolist() == [length] * 2
+
+
+def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeypatch):
+    from biasgen.triton_kernels import _tune
+    from biasgen.triton_kernels._tile import Slices, Tile
+
+    def rows(n, device):
+        high = torch.empty((n, 16), dtype=torch.int8, device="meta")
+        return Slices(Placed(high, device), None, torch.empty(n, device="meta"))
+
+    class Placed:   # a tensor that says it is on a device which this machine lacks
+        def __init__(self, tensor, device):
+            self.tensor, self.device, self.shape = tensor, torch.device(device), tensor.shape
+
+        def __len__(self):
+            return len(self.tensor)
+
+        def __getitem__(self, at):
+            return Placed(self.tensor[at], self.device)
+
+    tiles, tried = (Tile(1, 1), Tile(2, 2), Tile(3, 3)), []
+
+    def launch(query, reference, tile):
+        tried.append((len(query), len(reference), tile.n))
+
+    def do_bench(work, **_):
+        work()
+        return {1: 3.0, 2: 1.0, 3: 2.0}[tried[-1][2]]
+
+    monkeypatch.setattr(_tune, "do_bench", do_bench)
+    monkeypatch.setattr(_tune, "_chosen", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    large, small = 1 << 20, 1000
+    for n, m, device in ((large, small, "cuda:0"), (small, large, "cuda:0"), (large, large, "cpu")):
+        assert _tune.tile_for(("key",), tiles, rows(n, device), rows(m, device), launch) == tiles[0]
+    assert _tune.tile_for(("key",), tiles[2:], rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[2]
+    assert tried == []
+    for _ in range(2):
+        assert _tune.tile_for(("key",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[1]
+        assert tried == [(16_384, 65_536, n) for n in (1, 2, 3)]
+    _tune.tile_for(("key",), tiles, rows(large, "cuda:1"), rows(large, "cuda:1"), launch)
+    assert len(tried) == 6
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _tune.tile_for(("other",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[0]
+    assert _tune.tile_for(("key",), tiles, rows(large, "cuda:0"), rows(large, "cuda:0"), launch) == tiles[1]
+    assert len(tried) == 6
+
+
+def test_probe_says_why_it_cannot_run(triton, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert triton_backend.probe() == "no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device])
+    assert triton_backend.probe().startswith("a device has compute capability 7.5, whose int8 products Triton does not compile")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert triton_backend.probe() is None
+    monkeypatch.setitem(sys.modules, "biasgen.triton_kernels.nearest", None)
+    assert triton_backend.probe().startswith("triton cannot be imported (")
+
+
+@pytest.mark.parametrize(
+    ("device", "views", "backend"), [("cuda", 1, None), ("cuda", 2, "torch"), ("cpu", 1, "torch"), ("cpu", 2, "torch")]
+)
+def test_counts_of_several_views_stay_with_torch(monkeypatch, device, views, backend):
+    asked = []
+    monkeypatch.setattr(counts, "choose", lambda op, **arguments: asked.append(arguments["backend"]) or (op, None))
+    prepared = prepare(torch.zeros(2, 3, 4), views=("identity", "hflip")[:views])
+    counts._module("range_count", SimpleNamespace(device=torch.device(device)), prepared)
+    assert asked == [backend]
+
+
+def test_a_call_on_the_cpu_does_not_probe(monkeypatch):
+    """A probe may start CUDA, after which a forked worker could not use it."""
+    backends.load.cache_clear()
+    monkeypatch.setattr(triton_backend, "probe", lambda: pytest.fail("probed"))
+    arguments = {"device": "cpu", "dtype": "uint8", "distance": "hamming"}
+    assert backends.refusal("triton", "knn", **arguments) == "takes tensors on cuda, got cpu"
+    monkeypatch.undo()
+    backends.load.cache_clear()
