@@ -12,7 +12,7 @@ from biasgen.distances import DISTANCES
 DEVICES = ("cpu", "cuda")
 SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(DISTANCES)}
 OPS = {
-    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     **{op: SEARCH for op in ("knn", "range_count", "distance_histogram", "pairwise_distances", "paired_distances")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
     "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": ()},
