@@ -23,7 +23,7 @@ from biasgen.trees.denoiser import TreeDenoiser
 from biasgen.trees.grammar import TreeGrammar
 
 ROOT = Path(__file__).resolve().parents[1]
-SANITIZE = ["-g", "-fsanitize=address,undefined", "-fsanitize-sections=biasgen_shared", "-fno-sanitize-recover=all"]
+SANITIZE = ["-g", "-O0", "-fsanitize=address,undefined", "-fsanitize-sections=biasgen_shared", "-fno-sanitize-recover=all"]
 PAPER = TreeGrammar.random()
 CPU = torch.device("cpu")
 
