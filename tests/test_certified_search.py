@@ -151,6 +151,18 @@ def test_the_rough_bound_lies_below_the_value(level, dtype, distance):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_no_rough_bound_where_its_factor_is_a_denormal(level):
+    """Parallel rows near the largest float: 1 / (largest length) has few bits in single precision."""
+    rng = np.random.default_rng(0)
+    rows = (rng.uniform(-3e38, 3e38, 4096) * rng.uniform(0.5, 1, (40, 1))).astype(np.float32)
+    codes = encode(level, rows[8:], "cosine")
+    assert (codes.scalings[:, 3] == 0).all()
+    codes = replace(codes, usual_residual=-1.0, outlying=np.arange(32))
+    table = oracle.distances(rows[:8].astype(float), rows[8:].astype(float), "cosine")
+    np.testing.assert_array_equal(search(level, rows[:8], codes, 3, "cosine")[1], np.argsort(table, axis=1, kind="stable")[:, :3])
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_scalings_are_the_definition(level, dtype):
     """Mean and length in the lane order, one division after the other; a constant row is the zero row, whatever its mean rounds to."""

@@ -224,6 +224,10 @@ def test_tokens_take_two_bytes_at_most():
     knn(rows, TrainingSet(rows))
     cpu_backend.knn(prepared.rows, prepared, 1)
     assert [(bits, packed.nbytes) for bits, packed in prepared.packed.items()] == [(12, 56 * 64 * 12 // 8)]
+    far = np.where(rows < 1500, 0, 32_768).astype(np.uint16)    # negative as int16, and else small
+    found = knn(far[:5], far, 3, distance="hamming")
+    np.testing.assert_array_equal(found.distances, oracle.knn(far[:5], far, 3, "hamming")[0])
+    assert (prepare(far, "hamming").dtype, prepare(far // 32_768, "hamming").dtype) == ("int16", "uint8")
     big = prepare(rows + 62_000, "hamming")
     assert (big.dtype, big.largest) == ("int16", rows.max() + 62_000)
 

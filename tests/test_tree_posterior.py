@@ -250,6 +250,12 @@ def test_any_small_tree(implementation, q, depth, seed, data):
     assert_posterior_close(run(implementation, field, rules, weights), expected)
 
 
+def test_a_field_of_denormals(implementation):
+    rules, weights = random_grammar(np.random.default_rng(0), 2, 2)
+    field = np.full((1, 4, 2), 5e-324)
+    assert_posterior_close(run(implementation, field, rules, weights), oracle.enumerate_posterior(field, rules, weights))
+
+
 def test_kinds_of_input(implementation):
     field = np.random.default_rng(4).standard_normal((3, 4, 6)).astype(np.float32)
     expected = run(implementation, field)

@@ -160,7 +160,7 @@ def _posterior(field, by_parent, by_left, by_right):
 def _sum(values):
     """(B,) sums of (B, L) float64, L <= 1024, right although large values cancel: multiples of 2^-40 of the largest add up exactly."""
     _, exponent = values.abs().amax(1, keepdim=True).frexp()
-    unit = torch.ldexp(torch.ones_like(values[:, :1]), exponent - 40)
+    unit = torch.ldexp(torch.ones_like(values[:, :1]), exponent.clamp(min=-900) - 40)  # not 0 where all values are denormals
     whole = (values / unit).round() * unit
     return whole.sum(1) + (values - whole).sum(1)
 
