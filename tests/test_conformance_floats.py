@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from benchmarks import near_copies
 from biasgen import backends, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
 from biasgen.oracle import knn as oracle
+from tests.hard_rows import hard_rows
 
 DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")
 SIZES = [(1, 1), (2, 9), (5, 33), (3, 130)]
@@ -98,22 +99,11 @@ def test_near_copies_by_one_grey_level(implementation, low, high, distance):
 def test_hard_data(implementation, distance):
     """An offset that cancels, an outlier that ruins a common scale, rows one float32 ulp apart, denormals, both zeros, huge numbers."""
     skip_unless(implementation, "float32", distance)
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(60, 50)).astype(np.float32)
-    ulp = np.repeat(rows[:1], 40, 0)
-    ulp[np.arange(40), np.arange(40)] = np.nextafter(ulp[0, :40], np.float32(9))
-    outlier = rows.copy()
-    outlier[7, 3] = 1e6
-    signed = np.where(rng.random((60, 50)) < 0.5, np.float32(-0.0), np.float32(0.0))
-    signed[::3, 0] = 1
-    cases = {
+    cases = hard_rows()
+    rows = cases["normal"]
+    cases |= {
         "offset": rows + 20,
-        "ulp": ulp,
-        "outlier": outlier,
-        "signed zeros": signed,
         "denormals": rows * np.float32(1e-41),
-        "underflowing squares": rows.astype(np.float64) * 1e-161,
-        "huge": rows.astype(np.float64) * 1e149,
         "grid": np.where(rows > 0, np.float32(0.49), np.float32(0)),
     }
     for data in cases.values():

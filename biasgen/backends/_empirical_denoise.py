@@ -15,10 +15,9 @@ def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory):
     block = max(1, max_memory // (16 * (4 * queries + 2 * D)))
     x0_hat = torch.empty((B, D), dtype=torch.float64, device=x_t.device)
     log_density, effective, dropped = torch.zeros((3, B), dtype=torch.float64, device=x_t.device)
-    with torch.autocast(x_t.device.type, enabled=False), torch.no_grad():
-        for start in range(0, B, queries):
-            at = slice(start, start + queries)
-            x0_hat[at], log_density[at], effective[at] = _block(x_t[at].double(), rows, scale[at, None], sigma[at, None], log_p, block)
+    for start in range(0, B, queries):
+        at = slice(start, start + queries)
+        x0_hat[at], log_density[at], effective[at] = _block(x_t[at].double(), rows, scale[at, None], sigma[at, None], log_p, block)
     return x0_hat, log_density, effective, dropped
 
 

@@ -171,15 +171,15 @@ def _by_blocks(query, prepared, max_memory, work, *, k=1, sliced=True):
 
     k: pairs that are held for each query.
     """
-    kinds = screens(prepared, len(query), sliced)
-    several = len(prepared.views) > 1
+    kinds, several = screens(prepared, len(query), sliced), len(prepared.views) > 1
+    if several:
+        kinds = kinds[-1:]  # whose blocks are alike in every view
     start = 0
     while start < len(query):
-        kind = kinds[-1] if several else kinds[0]
-        size = min(kind.queries(prepared, max_memory), max_memory // (_PAIR_BYTES * k) + 1)
+        size = min(kinds[0].queries(prepared, max_memory), max_memory // (_PAIR_BYTES * k) + 1)
         at = slice(start, min(len(query), start + size))
+        make = partial(Smallest, kinds[0]) if several else kinds[0]
         try:
-            make = partial(Smallest, kind) if several else kind
             work(at, make(query[at], prepared, max_memory))
             start = at.stop
         except _CrowdedError:

@@ -105,12 +105,11 @@ def tree_posterior(log_field, rules, weights):
         torch.empty(B, dtype=torch.float64, device=log_field.device),
         torch.empty(B, dtype=torch.bool, device=log_field.device),
     )
-    with torch.autocast(log_field.device.type, enabled=False), torch.no_grad():
-        for start in range(0, B, block):
-            field = log_field[start : start + block].double()
-            _check_field(field, start)
-            for whole, part in zip(out, _posterior(field, *lists), strict=True):
-                whole[start : start + block] = part
+    for start in range(0, B, block):
+        field = log_field[start : start + block].double()
+        _check_field(field, start)
+        for whole, part in zip(out, _posterior(field, *lists), strict=True):
+            whole[start : start + block] = part
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 from biasgen import distances
 from biasgen.data.hygiene import ContentDisjoint, contents
 from biasgen.data.training_set import TrainingSet
-from biasgen.ops._rows import as_tensor, widened
+from biasgen.ops._rows import as_tensor, dtype_name, widened
 from biasgen.ops._streamed import Streamed, stream
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
@@ -45,7 +45,7 @@ def check_sets(distance: str | None, **sets: Any) -> str:
         if tuple(rows.shape[1:]) != tuple(reference.shape[1:]):
             raise ValueError(f"{name}: want rows of shape {tuple(reference.shape[1:])} as in {first}, got {tuple(rows.shape[1:])}")
         if _kind(rows) != _kind(reference):
-            raise ValueError(f"{name}: want {_dtype_name(reference)} rows as in {first}, got {_dtype_name(rows)}")
+            raise ValueError(f"{name}: want {dtype_name(reference, first)} rows as in {first}, got {dtype_name(rows, name)}")
         prepared_for = getattr(candidate, "distance", None) if hasattr(candidate, "prepared") else None
         if prepared_for is not None and distance is not None and prepared_for != distance:
             raise ValueError(f"distance: want {prepared_for!r}, which {name} was prepared for, got {distance!r}")
@@ -54,7 +54,7 @@ def check_sets(distance: str | None, **sets: Any) -> str:
     for name, candidate in sets.items():
         if hasattr(candidate, "prepared") and candidate.views != views:
             raise ValueError(f"views: want {views} of every TrainingSet, as the first has, got {candidate.views} of {name}")
-    return distances.get(distance or distances.default(_dtype_name(reference))).name
+    return distances.get(distance or distances.default(dtype_name(reference, first))).name
 
 
 def check_settings(*, permutations: int = 1, alpha: float | None = None, within: float | None = None) -> None:
@@ -144,9 +144,5 @@ def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: floa
 
 def _kind(rows: np.ndarray | torch.Tensor) -> str:
     """Element type, but one for all integers but uint8: tokens are tokens, whatever they are stored in."""
-    name = _dtype_name(rows)
+    name = dtype_name(rows, "rows")
     return "tokens" if name in distances.TOKENS and name != "uint8" else name
-
-
-def _dtype_name(rows: np.ndarray | torch.Tensor) -> str:
-    return str(rows.dtype).removeprefix("torch.") if isinstance(rows, torch.Tensor) else rows.dtype.name

@@ -37,10 +37,6 @@ DenoiseKernels kernels(const std::string& isa) {
   }
 }
 
-void check_doubles(const Doubles& array, int64_t size, const char* what) {
-  require(array.ndim() == 1 && contiguous(array) && array.size() == size, what);
-}
-
 bool is_float64(const py::array& rows) {
   const bool float64 = py::isinstance<py::array_t<double>>(rows);
   require(float64 || py::isinstance<py::array_t<float>>(rows), "rows: want float32 or float64");
@@ -49,15 +45,15 @@ bool is_float64(const py::array& rows) {
 
 DenoiseRows check_reference(const py::array& rows, const Doubles& center) {
   check_rows(rows, "rows: want a contiguous, non-empty (M, D) array");
-  check_doubles(center, rows.shape(1), "center: want a contiguous (D,) float64 array");
+  check_vector(center, rows.shape(1), "center: want a contiguous (D,) float64 array");
   return {is_float64(rows), rows.data(), rows.shape(0), rows.shape(1), center.data(), nullptr, nullptr};
 }
 
 DenoiseRows check_reference(const py::array& rows, const Doubles& center, const Doubles& squares,
                             const Doubles& log_p) {
   DenoiseRows reference = check_reference(rows, center);
-  check_doubles(squares, reference.M, "squares: want a contiguous (M,) float64 array");
-  check_doubles(log_p, reference.M, "log_p: want a contiguous (M,) float64 array");
+  check_vector(squares, reference.M, "squares: want a contiguous (M,) float64 array");
+  check_vector(log_p, reference.M, "log_p: want a contiguous (M,) float64 array");
   reference.squares = squares.data();
   reference.log_p = log_p.data();
   return reference;
@@ -66,8 +62,8 @@ DenoiseRows check_reference(const py::array& rows, const Doubles& center, const 
 DenoiseQueries check_queries(const Doubles& x, const Doubles& scale, const Doubles& sigma, int64_t D) {
   check_rows(x, "x: want a contiguous, non-empty (N, D) float64 array");
   require(x.shape(1) == D, "x: want rows of the width of the reference");
-  check_doubles(scale, x.shape(0), "scale: want a contiguous (N,) float64 array");
-  check_doubles(sigma, x.shape(0), "sigma: want a contiguous (N,) float64 array");
+  check_vector(scale, x.shape(0), "scale: want a contiguous (N,) float64 array");
+  check_vector(sigma, x.shape(0), "sigma: want a contiguous (N,) float64 array");
   return {x.shape(0), x.data(), scale.data(), sigma.data()};
 }
 
@@ -75,8 +71,8 @@ DenoiseOut check_out(Doubles& x0_hat, Doubles& log_density, Doubles& effective, 
                      int64_t D) {
   check_rows(x0_hat, "x0_hat: want a contiguous (N, D) float64 array");
   require(x0_hat.shape(0) == queries.N && x0_hat.shape(1) == D, "x0_hat: want the shape of x");
-  check_doubles(log_density, queries.N, "log_density: want a contiguous (N,) float64 array");
-  check_doubles(effective, queries.N, "effective: want a contiguous (N,) float64 array");
+  check_vector(log_density, queries.N, "log_density: want a contiguous (N,) float64 array");
+  check_vector(effective, queries.N, "effective: want a contiguous (N,) float64 array");
   return {x0_hat.mutable_data(), log_density.mutable_data(), effective.mutable_data()};
 }
 
@@ -97,11 +93,11 @@ void call_search(const std::string& isa, const Doubles& center, const Doubles& x
                  py::array& query, Doubles& rests, Doubles& squares) {
   const DenoiseKernels kernel = kernels(isa);
   const DenoiseQueries queries = check_queries(x, scale, scale, center.size());
-  check_doubles(center, x.shape(1), "center: want a contiguous (D,) float64 array");
+  check_vector(center, x.shape(1), "center: want a contiguous (D,) float64 array");
   check_rows(query, "query: want a contiguous (N, D) array of the type of the rows");
   require(query.shape(0) == queries.N && query.shape(1) == x.shape(1), "query: want the shape of x");
-  check_doubles(rests, queries.N, "rests: want a contiguous (N,) float64 array");
-  check_doubles(squares, queries.N, "squares: want a contiguous (N,) float64 array");
+  check_vector(rests, queries.N, "rests: want a contiguous (N,) float64 array");
+  check_vector(squares, queries.N, "squares: want a contiguous (N,) float64 array");
   const DenoiseRows reference{is_float64(query), nullptr, 0, x.shape(1), center.data(), nullptr, nullptr};
   const DenoiseSearch out{query.mutable_data(), rests.mutable_data(), squares.mutable_data()};
   py::gil_scoped_release release;
@@ -117,7 +113,7 @@ void call_listed(const std::string& isa, const py::array& rows, const Doubles& c
   const DenoiseRows reference = check_reference(rows, center, squares, log_p);
   const DenoiseQueries queries = check_queries(x, scale, sigma, reference.D);
   const DenoiseOut out = check_out(x0_hat, log_density, effective, queries, reference.D);
-  check_doubles(dropped, queries.N, "dropped: want a contiguous (N,) float64 array");
+  check_vector(dropped, queries.N, "dropped: want a contiguous (N,) float64 array");
   check_rows(lists, "lists: want a contiguous (N, capacity) int64 array");
   check_vector(counts, queries.N, "counts: want a contiguous (N,) int64 array");
   const int64_t capacity = lists.shape(1);

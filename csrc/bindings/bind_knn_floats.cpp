@@ -60,10 +60,6 @@ Distance parse_distance(const std::string& name) {
   return Distance::correlation;
 }
 
-void check_doubles(const Doubles& array, int64_t size, const char* what) {
-  require(array.ndim() == 1 && contiguous(array) && array.shape(0) == size, what);
-}
-
 void check_unit(double unit) { require(unit >= 1e-100 && unit <= 1e160, "unit: want a number in 1e-100..1e160"); }
 
 py::tuple call_encode(const std::string& isa, const std::string& distance_name, const py::array& rows,
@@ -74,7 +70,7 @@ py::tuple call_encode(const std::string& isa, const std::string& distance_name, 
   const Element element = element_of(rows, rows, scaled);
   check_rows(rows, "rows: want a contiguous, non-empty (M, features) array");
   const int64_t M = rows.shape(0), features = rows.shape(1);
-  check_doubles(center, features, "center: want a contiguous (features,) float64 array");
+  check_vector(center, features, "center: want a contiguous (features,) float64 array");
   check_unit(unit);
   Bytes codes({M, features});
   Doubles residuals(M), scalings({scaled ? M : 0, kScaling});
@@ -118,12 +114,12 @@ struct FloatSearch {
     check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
     const int64_t N = query.shape(0), M = reference.shape(0), features = query.shape(1);
     require(reference.shape(1) == features, "reference: want rows of the query's width");
-    check_doubles(center, features, "center: want a contiguous (features,) float64 array");
+    check_vector(center, features, "center: want a contiguous (features,) float64 array");
     check_unit(unit);
     check_rows(reference_codes, "codes: want a contiguous (M, features) uint8 array");
     require(reference_codes.shape(0) == M && reference_codes.shape(1) == features,
             "codes: want those of the reference");
-    check_doubles(reference_residuals, M, "residuals: want a contiguous (M,) float64 array");
+    check_vector(reference_residuals, M, "residuals: want a contiguous (M,) float64 array");
     require(reference_scalings.ndim() == 2 && contiguous(reference_scalings) &&
                 reference_scalings.shape(0) == (scaled ? M : 0) && reference_scalings.shape(1) == kScaling,
             "scalings: want those of the reference");
@@ -190,7 +186,7 @@ void call_floats_within(const std::string& isa, const std::string& distance, con
   FloatSearch search(isa, distance, query, reference, center, unit, codes, residuals, scalings, usual_residual,
                      outlying);
   const int64_t N = search.rows.N;
-  check_doubles(radius, N, "radius: want a contiguous (N,) float64 array");
+  check_vector(radius, N, "radius: want a contiguous (N,) float64 array");
   check_offsets(offsets, N, rows);
   std::vector<int64_t> cursor(N);
   const FloatWithin within{radius.data(), offsets.data(), cursor.data(), rows.mutable_data()};
@@ -208,8 +204,8 @@ py::tuple call_floats_band(const std::string& isa, const py::array& query, const
   FloatSearch search(isa, "sqeuclidean", query, reference, center, unit, codes, residuals, scalings, usual_residual,
                      outlying);
   const int64_t N = search.rows.N;
-  check_doubles(rests, N, "rests: want a contiguous (N,) float64 array");
-  check_doubles(bands, N, "bands: want a contiguous (N,) float64 array");
+  check_vector(rests, N, "rests: want a contiguous (N,) float64 array");
+  check_vector(bands, N, "bands: want a contiguous (N,) float64 array");
   const auto finite = [](double x) { return x >= 0 && x < INFINITY; };
   require(std::all_of(rests.data(), rests.data() + N, finite) && std::all_of(bands.data(), bands.data() + N, finite),
           "rests, bands: want finite numbers >= 0");

@@ -25,7 +25,8 @@ inline void check_rows(const py::array& rows, const char* what) {
   require(rows.ndim() == 2 && contiguous(rows) && rows.shape(0) > 0 && rows.shape(1) > 0, what);
 }
 
-inline void check_vector(const Int64& array, int64_t size, const char* what) {
+template <class T>
+void check_vector(const py::array_t<T>& array, int64_t size, const char* what) {
   require(array.ndim() == 1 && contiguous(array) && array.shape(0) == size, what);
 }
 

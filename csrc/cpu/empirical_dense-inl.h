@@ -41,27 +41,6 @@ inline Pair load_pair(const float* from) {
   return __builtin_convertvector(floats, Pair);
 }
 
-// a * b + c, fused where that is one instruction.
-inline Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) {
-#if defined(__AVX512BW__)
-  return _mm512_fmadd_pd(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_pd(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
-#if defined(__AVX512BW__)
-  return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_ps(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // x - 0 is x for every x, so that this is a broadcast and nothing else; 0 + x is not for -0.
 template <class T>
 inline Vec<T> broadcast(T x) {

@@ -74,6 +74,27 @@ inline Vec<double> doubles_of(const uint8_t* from) {
 #endif
 }
 
+// a * b + c, fused where that is one instruction.
+inline Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) {
+#if defined(__AVX512BW__)
+  return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
+#if defined(__AVX512BW__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 template <class V>
 inline V smaller(V a, V b) {
   return a < b ? a : b;

@@ -5,24 +5,15 @@
 // leaf j = L + j.
 #include <cstdint>
 #include <cstring>
-#if defined(__FMA__)
-#include <immintrin.h>
-#endif
 
 #include "core/tree_exp.h"
+#include "cpu/simd-inl.h"
 #include "cpu/tree_posterior.h"
 
 namespace biasgen {
 inline namespace BIASGEN_ISA {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-constexpr int kLanes = kVectorBytes / 4;
+constexpr int kSamples = kLanes<float>;
 
 typedef float Float __attribute__((vector_size(kVectorBytes)));
 typedef int32_t Int __attribute__((vector_size(kVectorBytes)));
@@ -118,51 +109,51 @@ static inline void transpose(Float4& a, Float4& b, Float4& c, Float4& d) {
 static void load_columns(const float* const* rows, int64_t start, int64_t count, float* columns) {
   int64_t c = 0;
   for (; c + 4 <= count; c += 4) {
-    for (int lane = 0; lane < kLanes; lane += 4) {
+    for (int lane = 0; lane < kSamples; lane += 4) {
       Float4 block[4];
       for (int r = 0; r < 4; ++r) std::memcpy(&block[r], rows[lane + r] + start + c, 16);
       transpose(block[0], block[1], block[2], block[3]);
-      for (int r = 0; r < 4; ++r) std::memcpy(columns + (c + r) * kLanes + lane, &block[r], 16);
+      for (int r = 0; r < 4; ++r) std::memcpy(columns + (c + r) * kSamples + lane, &block[r], 16);
     }
   }
   for (; c < count; ++c)
-    for (int lane = 0; lane < kLanes; ++lane) columns[c * kLanes + lane] = rows[lane][start + c];
+    for (int lane = 0; lane < kSamples; ++lane) columns[c * kSamples + lane] = rows[lane][start + c];
 }
 
 static void load_columns(const double* const* rows, int64_t start, int64_t count, double* columns) {
   int64_t c = 0;
   for (; c + 2 <= count; c += 2) {
-    for (int lane = 0; lane < kLanes; lane += 2) {
+    for (int lane = 0; lane < kSamples; lane += 2) {
       Double2 a, b;
       std::memcpy(&a, rows[lane] + start + c, 16);
       std::memcpy(&b, rows[lane + 1] + start + c, 16);
       const Double2 low = __builtin_shufflevector(a, b, 0, 2), high = __builtin_shufflevector(a, b, 1, 3);
-      std::memcpy(columns + c * kLanes + lane, &low, 16);
-      std::memcpy(columns + (c + 1) * kLanes + lane, &high, 16);
+      std::memcpy(columns + c * kSamples + lane, &low, 16);
+      std::memcpy(columns + (c + 1) * kSamples + lane, &high, 16);
     }
   }
   for (; c < count; ++c)
-    for (int lane = 0; lane < kLanes; ++lane) columns[c * kLanes + lane] = rows[lane][start + c];
+    for (int lane = 0; lane < kSamples; ++lane) columns[c * kSamples + lane] = rows[lane][start + c];
 }
 
 static void store_columns(const float* columns, int64_t start, int64_t count, float* const* rows) {
   int64_t c = 0;
   for (; c + 4 <= count; c += 4) {
-    for (int lane = 0; lane < kLanes; lane += 4) {
+    for (int lane = 0; lane < kSamples; lane += 4) {
       Float4 block[4];
-      for (int r = 0; r < 4; ++r) std::memcpy(&block[r], columns + (c + r) * kLanes + lane, 16);
+      for (int r = 0; r < 4; ++r) std::memcpy(&block[r], columns + (c + r) * kSamples + lane, 16);
       transpose(block[0], block[1], block[2], block[3]);
       for (int r = 0; r < 4; ++r) std::memcpy(rows[lane + r] + start + c, &block[r], 16);
     }
   }
   for (; c < count; ++c)
-    for (int lane = 0; lane < kLanes; ++lane) rows[lane][start + c] = columns[c * kLanes + lane];
+    for (int lane = 0; lane < kSamples; ++lane) rows[lane][start + c] = columns[c * kSamples + lane];
 }
 
 // ---- leaves ---------------------------------------------------------------------------------------------------------
 
 // Half a tile in double.
-constexpr int kHalf = kLanes / 2;
+constexpr int kHalf = kSamples / 2;
 typedef double Double __attribute__((vector_size(kVectorBytes)));
 typedef int64_t Long __attribute__((vector_size(kVectorBytes)));
 typedef float HalfFloat __attribute__((vector_size(kVectorBytes / 2)));
@@ -195,12 +186,12 @@ static void read_leaf(const T* columns, int64_t Q, int half, Entry* message, Lea
   const Double infinity = Double{} + __builtin_inf();
   Double top = -infinity, low{};
   for (int64_t a = 0; a < Q; ++a) {
-    const Double f = load_half(columns + a * kLanes + half * kHalf);
+    const Double f = load_half(columns + a * kSamples + half * kHalf);
     top = f > top ? f : top;
     sums.refused |= ~(f < infinity);
   }
   for (int64_t a = 0; a < Q; ++a) {
-    const Double f = load_half(columns + a * kLanes + half * kHalf);
+    const Double f = load_half(columns + a * kSamples + half * kHalf);
     const auto allowed = f > -infinity;
     Double bits = allowed ? (f - top) * kLog2E : Double{};
     low = bits < low ? bits : low;
@@ -221,22 +212,13 @@ static void read_leaf(const T* columns, int64_t Q, int half, Entry* message, Lea
   sums.spread -= low;
 }
 
-static inline Float multiply_add(Float a, Float b, Float c) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_ps(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // Turns the fractions left by read_leaf into mantissas.
 static void exp2_entries(Entry* entries, int64_t count) {
+  const auto fused = [](Float a, Float b, Float c) { return multiply_add(a, b, c); };
   for (int64_t i = 0; i < count; ++i) {
     const Float g = entries[i].mantissa;
     const auto allowed = g >= 0.0f;
-    entries[i].mantissa = allowed ? exp2_mantissa(g, multiply_add) : Float{};
+    entries[i].mantissa = allowed ? exp2_mantissa(g, fused) : Float{};
     entries[i].exponent = allowed ? entries[i].exponent : Int{};
   }
 }
@@ -256,20 +238,21 @@ static void write_leaf(const Entry* outside, const Entry* inside, int64_t Q, flo
     const Float m = outside[a].mantissa * inside[a].mantissa;
     const Int d = outside[a].exponent + inside[a].exponent - top + headroom;
     const Float term = m > 0.0f ? (d >= -126 ? add_exponent(m, d) : Float{}) : Float{};
-    std::memcpy(columns + a * kLanes, &term, kVectorBytes);
+    std::memcpy(columns + a * kSamples, &term, kVectorBytes);
     sum += term;
   }
   const Float inverse = sum > 0.0f ? 1.0f / sum : Float{};
   for (int64_t a = 0; a < Q; ++a) {
     Float p;
-    std::memcpy(&p, columns + a * kLanes, kVectorBytes);
+    std::memcpy(&p, columns + a * kSamples, kVectorBytes);
     p *= inverse;
     p = p >= 0x1p-126f ? p : Float{};
-    std::memcpy(columns + a * kLanes, &p, kVectorBytes);
+    std::memcpy(columns + a * kSamples, &p, kVectorBytes);
   }
 }
 
-// ---- one tile of kLanes samples -------------------------------------------------------------------------------------
+// ---- one tile of kSamples samples
+// -------------------------------------------------------------------------------------
 
 static int trailing_zeros(int64_t n) { return __builtin_ctzll((unsigned long long)n); }
 
@@ -280,7 +263,7 @@ static void read_leaves(const TreeBatch& batch, const T* const* rows, Entry* mes
     load_columns(rows, leaf * Q, group * Q, columns);
     Entry* first = messages + (batch.L + leaf) * Q;
     for (int64_t j = 0; j < group; ++j)
-      for (int half = 0; half < 2; ++half) read_leaf(columns + j * Q * kLanes, Q, half, first + j * Q, sums[half]);
+      for (int half = 0; half < 2; ++half) read_leaf(columns + j * Q * kSamples, Q, half, first + j * Q, sums[half]);
     exp2_entries(first, group * Q);
   }
 }
@@ -317,8 +300,8 @@ static void downward(const TreeBatch& batch, Entry* messages, Entry* spare, floa
     const Entry* left = messages + 2 * parent * Q;
     combine(batch.by_left, Q, messages + parent * Q, left + Q, spare);
     combine(batch.by_right, Q, messages + parent * Q, left, spare + Q);
-    write_leaf(spare, left, Q, columns + slot * Q * kLanes);
-    write_leaf(spare + Q, left + Q, Q, columns + (slot + 1) * Q * kLanes);
+    write_leaf(spare, left, Q, columns + slot * Q * kSamples);
+    write_leaf(spare + Q, left + Q, Q, columns + (slot + 1) * Q * kSamples);
     if (slot + 2 == group) store_columns(columns, (leaf + 2 - group) * Q, group * Q, rows);
   }
 }
@@ -330,11 +313,11 @@ static int64_t run(const TreeBatch& batch) {
   Entry* spare = messages + 2 * batch.L * Q;
   void* columns = spare + 2 * Q;
   const double log_q = __builtin_log((double)Q);
-  for (int64_t first = 0; first < batch.B; first += kLanes) {
-    const int64_t count = batch.B - first < kLanes ? batch.B - first : kLanes;
-    const T* in[kLanes];
-    float* out[kLanes];
-    for (int l = 0; l < kLanes; ++l) {  // lanes beyond the last sample repeat it
+  for (int64_t first = 0; first < batch.B; first += kSamples) {
+    const int64_t count = batch.B - first < kSamples ? batch.B - first : kSamples;
+    const T* in[kSamples];
+    float* out[kSamples];
+    for (int l = 0; l < kSamples; ++l) {  // lanes beyond the last sample repeat it
       const int64_t sample = first + (l < count ? l : count - 1);
       in[l] = static_cast<const T*>(batch.log_field) + sample * row;
       out[l] = batch.marginals + sample * row;
