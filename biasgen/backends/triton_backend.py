@@ -97,10 +97,12 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     checked by the op, the weights normalized. The temporaries take about max_memory bytes; once a search is tried, the rows are kept once
     more in two bytes a feature.
     """
-    from biasgen.backends import _triton_denoise
+    from biasgen.backends import _triton_check, _triton_denoise
 
     with exact_arithmetic(_elements(x_t, prepared)):
         _check(x_t)
+        if x_t.is_cuda and not torch.cuda.is_current_stream_capturing():
+            _triton_check.check_denoiser(x_t.device)
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 

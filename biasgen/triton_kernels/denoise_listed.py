@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 TILE_P = 32  # pairs a program, sixteen lanes each
-TILE_D = 128  # features a program
+TILE_D = 128  # features a program, of sixteen rows at a time
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -31,18 +31,21 @@ def _squares_kernel(query, scale, rows, center, queries, listed, squares, P, D, 
 @triton.jit(do_not_specialize=["D"])
 def _sums_kernel(weights, rows, listed, starts, sums, total, sum_of_squares, D, TILE_D: tl.constexpr):
     """weights, listed (P,); those of query n from starts[n] to starts[n + 1] -> their sum and that of their squares (N,), and the sum of
-    weights times rows (N, D), one after the other."""
+    weights times rows (N, D)."""
     n = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * TILE_D + tl.arange(0, TILE_D)
+    start, stop = tl.load(starts + n), tl.load(starts + n + 1)
     weight = tl.zeros((), tl.float64)
     square = tl.zeros((), tl.float64)
     row_sums = tl.zeros((TILE_D,), tl.float64)
-    for p in range(tl.load(starts + n), tl.load(starts + n + 1)):
-        w = tl.load(weights + p)
-        y = tl.load(rows + tl.load(listed + p) * D + d, mask=d < D, other=0.0)
-        weight += w
-        square += w * w
-        row_sums += w * y.to(tl.float64)
+    for first in range(start, stop, 16):
+        p = first + tl.arange(0, 16)
+        w = tl.load(weights + p, mask=p < stop, other=0.0)
+        row = tl.load(listed + p, mask=p < stop, other=0)
+        y = tl.load(rows + (row * D)[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
+        weight += tl.sum(w, 0)
+        square += tl.sum(w * w, 0)
+        row_sums += tl.sum(w[:, None] * y.to(tl.float64), 0)
     tl.store(sums + n * D + d, row_sums, mask=d < D)
     if tl.program_id(1) == 0:
         tl.store(total + n, weight)
