@@ -74,7 +74,7 @@ def test_every_level(M, D, dtype, sigma):
 
 def test_the_path_is_that_of_least_work(taken):
     rng = np.random.default_rng(0)
-    rows = rng.uniform(-1, 1, (1300, 20)).astype(np.float32)
+    rows = rng.uniform(-1, 1, (1100, 20)).astype(np.float32)
     for path, scale, sigma in (("listed", 1.0, 0.01), ("dense", 0.1, 1.0), ("dense", 0.0, 1.0)):
         taken.update(listed=0, dense=0, direct=0)
         x = scale * rows[:20].astype(float) + sigma * rng.standard_normal((20, 20))
@@ -95,9 +95,11 @@ def test_bits_do_not_depend_on_the_batch(taken, monkeypatch):
     if DEVICE == "cpu":  # NumPy's product in single precision rounds the rows of one matrix differently; a tensor core does not
         matmul, single = np.matmul, np.float32
         monkeypatch.setattr(np, "matmul", lambda a, b, dtype: (a[:, :, None] * b).sum(1) if dtype == single else matmul(a, b, dtype=dtype))
+    monkeypatch.setattr(_denoise_paths, "_SAMPLE", 50)
+    monkeypatch.setattr(_denoise_paths, "_SAMPLE_LIST", 20)
     rng = np.random.default_rng(2)
-    x, rows = problem(2, 70, 1100, 19, 0.7, 0.1)
-    rows[:300] = rows[0] + np.float32(1e-6) * rng.standard_normal((300, 19), np.float32)  # too many for a list
+    x, rows = problem(2, 70, 300, 19, 0.7, 0.1)
+    rows[:90] = rows[0] + np.float32(1e-6) * rng.standard_normal((90, 19), np.float32)  # too many for a list
     x[:5] = 0.7 * rows[:5]
     scale, sigma = np.where(np.arange(70) % 7 == 6, 0.0, 0.7), np.append(np.full(5, 1e-5), 10 ** rng.uniform(-6, 1, 65))
     train = TrainingSet(torch.from_numpy(rows).to(DEVICE))
