@@ -75,7 +75,7 @@ def knn(
     chosen = {"device": rows.device.type, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
     name, module = choose("knn", **chosen, backend=backend)
     found, best, distinct, pairs = k + exclude_self, None, 0, 0
-    for start, block in prepared.blocks():
+    for start, block in prepared.blocks(rows.device):
         if exclude_self:
             _check_same(rows, block, start)
         parts = []
@@ -96,7 +96,7 @@ def knn(
         tie_counts -= 1
         if alone.any():
             _, torch_module = choose("range_count", **chosen, backend="torch")
-            for _, block in prepared.blocks():
+            for _, block in prepared.blocks(rows.device):
                 tie_counts[alone] += torch_module.range_count(rows[alone], block.searched, values[alone, 0], max_memory)
             tie_counts[alone] -= 1
     found_distances = rooted(values, prepared.distance)
