@@ -11,6 +11,7 @@ from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.testing import assert_denoised_close
 
 GATES = {0.99: 1.0, 1e-3: 4.0}  # by 1 - alpha_bar: nearly all rows matter, or one does
+TOKEN_GATES = {0.99: 1.5, 0.5: 1.5, 1e-3: 10.0}
 
 
 def _noised(rows, queries, noise):
@@ -38,3 +39,25 @@ def test_empirical_denoise(smoke, benchmark, noise):
     print(f"\n{result}")
     benchmark.pedantic(denoiser, (slice_, level), rounds=3)
     assert smoke or result.ratio >= GATES.get(noise, 1.0)
+
+
+@pytest.mark.parametrize("noise", [0.99, 0.5, 1e-3])
+def test_empirical_denoise_tokens(smoke, benchmark, noise):
+    """The softmax has the one-hot rows, 24 times the bytes."""
+    B, M, L, Q = (16, 300, 16, 6) if smoke else (512, 20_000, 16, 6)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, Q, (M, L)))
+    rows = torch.nn.functional.one_hot(tokens, Q).flatten(1).float()
+    norms, denoiser = rows.square().sum(1), biasgen.EmpiricalDenoiser(tokens)
+    x_t, scale, sigma = _noised(rows, B, noise)
+    level, shaped = biasgen.Level(scale, sigma), x_t.reshape(B, L, Q)
+    expected = empirical_denoise(x_t[:8].double(), rows, scale, sigma, backend="torch")
+    np.testing.assert_allclose(denoiser(shaped[:8], level).flatten(1), expected.x0_hat, atol=1e-6)
+    np.testing.assert_allclose(baselines.softmax_denoiser(x_t[:8], rows, norms, scale, sigma), expected.x0_hat, atol=1e-3)
+    result = harness.compare(
+        harness.Side(f"denoiser {B} x {M}, L={L}, q={Q}, noise {noise}, pairs", lambda: denoiser(shaped, level), B * M),
+        harness.Side("torch, float32 softmax, one-hot", lambda: baselines.softmax_denoiser(x_t, rows, norms, scale, sigma), B * M),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    benchmark.pedantic(denoiser, (shaped, level), rounds=3)
+    assert smoke or result.ratio >= TOKEN_GATES[noise]

@@ -1,4 +1,6 @@
-"""Fixtures: `implementation` runs a test on every backend and instruction set."""
+"""Fixtures: `implementation` runs a test on every backend and instruction set; `kernels` are the CUDA tree kernels on the host shim."""
+import shutil
+
 import pytest
 
 from biasgen import backends
@@ -28,3 +30,13 @@ def implementation(request, monkeypatch):
             pytest.skip(f"this machine has no {isa}")
         monkeypatch.setenv("BIASGEN_CPU_ISA", isa)
     return name
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """benchmarks.tree_kernels.TreeKernels, compiled once."""
+    if shutil.which("g++") is None:
+        (pytest.fail if "g++" in required_backends() else pytest.skip)("g++ is not installed here")
+    from benchmarks import tree_kernels  # not at the top: the tests of an installed wheel have no benchmarks beside them
+
+    return tree_kernels.TreeKernels(tree_kernels.host_library(tmp_path_factory.mktemp("host")))

@@ -218,7 +218,7 @@ def put(values, at, number):
     ("arguments", "message"),
     [
         ((X.astype(np.float16), ROWS, 1, 1), "x_t: want float32 or float64, got float16"),
-        ((X, ROWS.astype(int), 1, 1), "rows: want float32 or float64, got int64"),
+        ((X, ROWS.astype(bool), 1, 1), "rows: want float32 or float64, got bool"),
         ((X[0], ROWS, 1, 1), r"x_t: want shape \(rows, \.\.\.\).* got shape \(4,\)"),
         ((X, ROWS[:0], 1, 1), r"rows: want at least one row, got shape \(0, 4\)"),
         ((X[:, :0], ROWS, 1, 1), r"x_t: .*got shape \(3, 0\)"),

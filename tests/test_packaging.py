@@ -22,6 +22,12 @@ def test_command_is_installed():
     assert out.strip() == f"biasgen {biasgen.__version__}"
 
 
+def test_the_license_of_the_cuda_runtime_comes_along():
+    text = importlib.metadata.distribution("biasgen").read_text("licenses/licenses/NVIDIA-CUDA-RUNTIME.txt")
+    assert text == (ROOT / "licenses/NVIDIA-CUDA-RUNTIME.txt").read_text()
+    assert "libcudart_static.a" in text
+
+
 def test_torch_is_pinned_in_one_place():
     texts = [p.read_text() for p in (ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / ".ci" / "run")]
     assert not any(re.search(r"torch==", text) for text in texts)

@@ -19,6 +19,8 @@ _SAMPLE, _SAMPLE_LIST = 256, 64  # rows, evenly spaced: where half a list of the
 _FEW, _TRIED = 128, 3  # a search may leave this part of the rows open, or so many: with more, two products take less time
 _SHARE, _LONGEST = 8, 1024  # a list holds this part of the rows or 64, and this many at most
 _DENSE, _LISTED, _LEAST = 256, 1024, 64  # queries of one unit of work: sums of _DENSE x 3072 stay in the third cache
+_TOGETHER = 16  # queries whose tokens are looked up at once
+_SLOW = 1 << 28  # queries times tokens that keep a thread busy for some 30 ms with AVX-512
 _RUN = 512  # features that the products add up in one go (csrc/cpu/empirical_denoise.h)
 
 
@@ -52,6 +54,21 @@ def empirical_denoise(native, isa, reference, x, scale, sigma, log_p, max_memory
     for start in range(0, B, step):
         at = slice(start, start + step)
         _Batch(native, isa, reference, (x[at], scale[at], sigma[at]), log_p, [a[at] for a in out], max_memory // num_threads()).denoise()
+    return out
+
+
+def of_tokens(native, isa, tokens, x, scale, sigma, log_p):
+    """The same of tokens (M, L) uint8 or the int16 of uint16, x (B, L Q), on one path for all queries, which drops nothing."""
+    B, D = x.shape
+    out = [np.empty((B, D)), np.empty(B), np.empty(B), np.zeros(B)]
+    turns = -(-B // (num_threads() * _DENSE))  # of each thread; all as long, so that they end together
+    block = _TOGETHER * max(1, -(-B // (num_threads() * turns * _TOGETHER)))
+
+    def work(start, stop):
+        at = slice(start, stop)
+        native.denoise_tokens(isa, tokens, log_p, x[at], scale[at], sigma[at], *(a[at] for a in out[:3]))
+
+    run_blocks(work, B, block, slow=min(B, block) * tokens.size >= _SLOW)
     return out
 
 

@@ -9,7 +9,8 @@ _QUERIES = 512  # of a block: enough for a product of matrices to run at full sp
 def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory):
     """x0_hat (B, D), log p(x_t), effective sample size and zeros (B,), float64.
 
-    x_t (B, D), rows (M, D) float32 or float64; scale, sigma (B,), log_p (M,) float64."""
+    x_t (B, D), rows (M, D) float32 or float64, or tokens (M, L) uint8 or the int16 of uint16, made one-hot block by block; scale, sigma
+    (B,), log_p (M,) float64."""
     B, D = x_t.shape
     queries = max(1, min(_QUERIES, max_memory // (64 * D)))  # up to four copies of them take half of the memory
     block = max(1, max_memory // (16 * (4 * queries + 2 * D)))
@@ -26,7 +27,7 @@ def _block(x, rows, scale, sigma, log_p, size):
     top = torch.full_like(sigma, -math.inf)
     total, squares, sums = torch.zeros_like(sigma), torch.zeros_like(sigma), torch.zeros_like(x)
     for start in range(0, len(rows), size):
-        y = rows[start : start + size].double()
+        y = _points(rows[start : start + size], x.shape[1])
         logits = log_p[start : start + size] - _half_squares(x, y, scale, sigma)
         higher = torch.maximum(top, logits.amax(1, keepdim=True))
         kept, weights = (top - higher).exp(), (logits - higher).exp()
@@ -36,6 +37,14 @@ def _block(x, rows, scale, sigma, log_p, size):
         top = higher
     log_density = top + total.log() - x.shape[1] * (sigma.log() + math.log(2 * math.pi) / 2)
     return sums / total, log_density[:, 0], (total.square() / squares)[:, 0]
+
+
+def _points(rows, D):
+    """(m, D) float64."""
+    if rows.is_floating_point():
+        return rows.double()
+    symbols = rows.long() & 0xFFFF
+    return torch.nn.functional.one_hot(symbols, D // rows.shape[1]).flatten(1).double()
 
 
 def _half_squares(x, y, scale, sigma):

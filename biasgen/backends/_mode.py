@@ -1,5 +1,6 @@
 """What the caller's process has set must not change an answer."""
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -8,6 +9,7 @@ import torch
 
 _PROCESS = os.getpid()
 _GRAIN = 1 << 15  # elements that torch gives to one thread: this many a thread reach all of them
+_WANTED = re.compile(r"Tried to allocate ([\d.]+ \w+)")  # in torch's words
 _DENORMAL = torch.full((1,), 5e-324, dtype=torch.float64, device="cpu")
 
 
@@ -40,6 +42,25 @@ def exact_arithmetic(elements: int = 1) -> Iterator[None]:
                 torch.set_flush_denormal(zero_here)
             if flushed or forked:
                 torch.set_num_threads(threads)
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether work on `device` is being recorded into a CUDA graph: then nothing may be read back, timed, or made for later calls."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@contextmanager
+def memory_named(device: torch.device, bounded: bool = True) -> Iterator[None]:
+    """Where a CUDA device runs out of memory, says how much was wanted and the max_memory that would do. bounded: whether one would."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        wanted = _WANTED.search(str(error))
+        room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        advice = f"max_memory={max(1, room // 2)} would do" if bounded else "the search of integers needs that; no max_memory changes it"
+        raise torch.OutOfMemoryError(
+            f"max_memory: wanted {wanted[1] if wanted else 'more'} on {device}, which has room for {room} bytes: {advice}"
+        ) from error
 
 
 def searched_on(device: torch.device) -> torch.device:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import torch
 
 from biasgen.backends import _slices
+from biasgen.backends._mode import is_capturing
 from biasgen.backends._slices import Codes, Grid
 from biasgen.triton_kernels._tile import Slices, padded
 
@@ -18,7 +19,7 @@ def integers(query: torch.Tensor, prepared) -> tuple[Slices, Slices]:
     """Query and reference of an integer distance. Their squared distance is sqeuclidean itself, or twice hamming."""
     if prepared.distance == "sqeuclidean":
         return _shifted(query), kept(prepared, "shifted", lambda: _shifted(prepared.rows))
-    symbols = 1 + max(int(query.max()), int(prepared.largest))
+    symbols = 1 + int(prepared.largest)  # a token beyond them is equal to none, and so are zeros at its position
     if symbols > MAX_SYMBOLS or symbols * query.shape[1] > MAX_FEATURES:
         return _tokens(query), kept(prepared, query.dtype, lambda: _tokens(prepared.rows.to(query.dtype)))
     return _one_hot(query, symbols), kept(prepared, symbols, lambda: _one_hot(prepared.rows, symbols))
@@ -32,10 +33,14 @@ def multiplicity(prepared) -> torch.Tensor:
 
 
 def kept(prepared, key, make):
-    """What `make` gives, made once; it stays with the rows."""
+    """What `make` gives, made once; it stays with the rows, finished for every stream."""
     key = "triton", key
     if key not in prepared.packed:
+        if is_capturing(prepared.rows.device):
+            raise RuntimeError("reference: its int8 rows are made by the first search, which cannot be captured; search once before")
         prepared.packed[key] = make()
+        if prepared.rows.is_cuda:
+            torch.cuda.current_stream(prepared.rows.device).synchronize()
     return prepared.packed[key]
 
 

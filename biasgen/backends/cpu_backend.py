@@ -18,7 +18,7 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 OPS = {
-    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
 }
@@ -124,11 +124,13 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     checked by the op, the weights normalized. The temporaries take about max_memory bytes.
     """
     level, rows = isa(), prepared.rows
+    arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
+    if prepared.distance == "hamming":
+        return tuple(torch.from_numpy(values) for values in _denoise_paths.of_tokens(_cpu, level, rows.numpy(), *arrays))
     key = "empirical_denoise", level
     if key not in prepared.packed:
         codes = partial(_encoded, level, rows.dtype, replace(prepared, distance="sqeuclidean"))
         prepared.packed[key] = _denoise_paths.reference_of(_cpu, level, rows.numpy(), codes)
-    arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
     found = _denoise_paths.empirical_denoise(_cpu, level, prepared.packed[key], *arrays, max_memory or MAX_MEMORY)
     return tuple(torch.from_numpy(values) for values in found)
 

@@ -1,13 +1,38 @@
-"""Native CUDA kernels of biasgen._cuda, built only with BIASGEN_CUDA=ON. No op yet: the module holds a probe."""
+"""Native CUDA kernels of biasgen._cuda, built only with BIASGEN_CUDA=ON."""
+from biasgen.backends import _cuda_trees
+
 try:
     from biasgen import _cuda
 except ImportError:
     _cuda = None
 
 DEVICES = ("cuda",)
-OPS = {}
+OPS = {
+    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
+    "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": ()},
+}
 
 
 def probe() -> str | None:
     """Why this backend cannot run, or None."""
     return "_cuda is not built (BIASGEN_CUDA=ON)" if _cuda is None else _cuda.probe()
+
+
+def tree_posterior(log_field, rules, weights):
+    """Exact leaf marginals: see _cuda_trees."""
+    return _cuda_trees.tree_posterior(_cuda, log_field, rules, weights)
+
+
+def tree_posterior_sample(log_field, rules, weights, n, seed, numbers):
+    """Strings from the posterior: see _cuda_trees. Numbers come from seed, in the kernel."""
+    return _cuda_trees.tree_posterior_sample(_cuda, log_field, rules, weights, n, seed)
+
+
+def tree_trajectory(rules, weights, levels, **arguments):
+    """Whole reverse trajectories of the paper's grammar: see _cuda_trees."""
+    return _cuda_trees.tree_trajectory(_cuda, rules, weights, levels, **arguments)
+
+
+def tree_sample(q, depth, rules, weights, n, **arguments):
+    """Strings of a grammar: see _cuda_trees."""
+    return _cuda_trees.tree_sample(_cuda, q, depth, rules, weights, n, **arguments)

@@ -12,9 +12,10 @@ from biasgen.distances import DISTANCES
 DEVICES = ("cpu", "cuda")
 SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(DISTANCES)}
 OPS = {
-    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     **{op: SEARCH for op in ("knn", "range_count", "distance_histogram", "pairwise_distances", "paired_distances")},
     "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
+    "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": ()},
 }
 MAX_MEMORY = 256 << 20  # bytes for the temporaries of one block
 
@@ -111,6 +112,47 @@ def tree_posterior(log_field, rules, weights):
         for whole, part in zip(out, _posterior(field, *lists), strict=True):
             whole[start : start + block] = part
     return out
+
+
+def tree_posterior_sample(log_field, rules, weights, n, seed, numbers):
+    """(B, n, L) int8 strings from the posteriors, -1 where the evidence is impossible; blocks as in tree_posterior.
+
+    numbers(start, stop): (stop - start, n, L) float64 in (0, 1), of rows start..stop; a backend with random numbers of its own takes seed.
+    """
+    B, L, Q = log_field.shape
+    by_parent = _rules_of(rules, weights, 0, log_field.device)
+    block = max(1, MAX_MEMORY // (8 * 4 * L * max(Q, by_parent[1].numel() // 2, max(n, 1) * by_parent[1].shape[1])))
+    strings = torch.empty((B, n, L), dtype=torch.int8, device=log_field.device)
+    with torch.autocast(log_field.device.type, enabled=False), torch.no_grad():
+        for start in range(0, B, block):
+            field = log_field[start : start + block].double()
+            _check_field(field, start)
+            strings[start : start + block] = _draw(field, by_parent, numbers(start, start + len(field)))
+    return strings
+
+
+def _draw(field, by_parent, u):
+    """(b, n, L) strings of one block, from the root down; u (b, n, L)."""
+    (left, right), log_w = by_parent
+    inside = [field]
+    while inside[0].shape[1] > 1:
+        inside.insert(0, _combine(by_parent, inside[0][:, 0::2], inside[0][:, 1::2]))
+    nodes = _pick(inside[0].expand(-1, u.shape[1], -1), u[..., 0])[..., None]
+    for below in inside[1:]:
+        one, other = left[nodes], right[nodes]   # (b, n, nodes, rules)
+        rows = [below[:, None, side::2].expand(-1, u.shape[1], -1, -1) for side in (0, 1)]
+        width = nodes.shape[2]
+        rule = _pick(rows[0].gather(3, one) + rows[1].gather(3, other) + log_w[nodes], u[..., width : 2 * width])[..., None]
+        nodes = torch.cat([one.gather(3, rule), other.gather(3, rule)], 3).flatten(2)
+    impossible = torch.logsumexp(inside[0][:, 0], -1) == -math.inf
+    return torch.where(impossible[:, None, None], -1, nodes)
+
+
+def _pick(logs, u):
+    """The first place over the last axis of `logs` at which the running share reaches u < 1: never one without a share."""
+    top = logs.amax(-1, keepdim=True)
+    reached = (logs - torch.where(top == -math.inf, 0.0, top)).exp().cumsum(-1)
+    return (u[..., None] * reached[..., -1:] > reached).sum(-1)
 
 
 def _rules_of(rules, weights, symbol, device):

@@ -3,7 +3,7 @@
 import torch
 
 from biasgen import _settings
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.backends._values import square_root
 
 DEVICES = ("cpu",) if _settings.triton_interpreted() else ("cuda",)
@@ -11,7 +11,7 @@ _SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("ha
 OPS = {
     "knn": _SEARCH,
     "range_count": _SEARCH | {"distances": (*_SEARCH["distances"], "euclidean")},
-    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ()},
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean",)},
 }
 MAX_MEMORY = 256 << 20  # bytes for pairs that one block of queries leaves open
 QUERIES = 8192  # of a block whose rows are counted and listed
@@ -97,21 +97,21 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     checked by the op, the weights normalized. The temporaries take about max_memory bytes; once a search is tried, the rows are kept once
     more in two bytes a feature.
     """
-    from biasgen.backends import _triton_check, _triton_denoise
+    from biasgen.backends import _triton_denoise
 
     with exact_arithmetic(_elements(x_t, prepared)):
-        _check(x_t)
-        if x_t.is_cuda and not torch.cuda.is_current_stream_capturing():
-            _triton_check.check_denoiser(x_t.device)
+        _check(x_t, denoiser=True)
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
-def _check(query):
-    """The self-test of the query's device, before the first search on it; never while a CUDA graph is captured, nor interpreted."""
+def _check(query, denoiser=False):
+    """The self-test of the query's device, before the first call on it; never while a CUDA graph is captured, nor interpreted."""
     from biasgen.backends import _triton_check
 
-    if query.is_cuda and not torch.cuda.is_current_stream_capturing():
+    if query.is_cuda and not is_capturing(query.device):
         _triton_check.check(query.device)
+        if denoiser:
+            _triton_check.check_denoiser(query.device)
 
 
 def _elements(query, prepared):

@@ -1,4 +1,4 @@
-"""Show versions, instruction sets, and which backend runs which op, with the reason where one does not."""
+"""Show versions, instruction sets, what each backend takes or why it cannot run, and which one runs each op on the CPU and on CUDA."""
 import argparse
 import platform
 
@@ -27,4 +27,28 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name:6} usable on {', '.join(module.DEVICES)}" + (f", instruction set {module.isa()}" if module.isa() else ""))
         for op, takes in module.OPS.items():
             print(f"       {op:16} {', '.join(takes['distances']) or '-':24} {', '.join(takes['dtypes'])}")
+    print(f"\n{'op':22} {'tensors on the CPU':40} tensors on a CUDA device")
+    for op in backends.load("torch")[0].OPS:
+        on_cuda = chosen(op, "cuda") if torch.cuda.is_available() else "no CUDA device here"
+        print(f"{op:22} {chosen(op, 'cpu'):40} {on_cuda}")
     return 0 if usable else 1
+
+
+def chosen(op: str, device: str) -> str:
+    """The backend that runs `op` on tensors of a device, "cpu; torch for cityblock" where it depends on the distance or element type."""
+    from biasgen import backends, distances
+    from biasgen.ops._dispatch import choose
+
+    takes = backends.load("torch")[0].OPS[op]  # everything
+    names = {}
+    for distance in takes["distances"] or (None,):
+        ordered_by = distances.get(distance).ordered_by if distance and op == "knn" else distance
+        for dtype in takes["dtypes"]:
+            if distance is None or dtype in distances.get(distance).dtypes:
+                try:
+                    name = choose(op, device=device, dtype=dtype, distance=ordered_by)[0]
+                except ValueError:
+                    name = "none"
+                names.setdefault(name, []).append(distance or dtype)
+    usual, *others = sorted(names, key=lambda name: -len(names[name]))
+    return "; ".join([usual, *(f"{name} for {', '.join(dict.fromkeys(names[name]))}" for name in others)])

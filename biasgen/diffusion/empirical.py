@@ -3,9 +3,9 @@ from collections.abc import Callable
 from typing import Any
 
 from biasgen.diffusion.denoisers import prediction_of
-from biasgen.diffusion.process import as_double, model_space
+from biasgen.diffusion.process import as_double, model_space, rows_of
 from biasgen.diffusion.schedule import Level
-from biasgen.ops._prepared import prepare
+from biasgen.ops._prepared import distance_of, prepare
 from biasgen.ops.empirical_denoise import empirical_denoise, float_rows
 from biasgen.results import Denoised
 
@@ -14,21 +14,23 @@ class EmpiricalDenoiser:
     """denoiser(x_t, level) -> E[x_0 | x_t] when x_0 is a training row drawn at random; arrays or tensors (B, ...), in the type of x_t.
 
     Args:
-        train: (M, ...) rows: floats in the model's space, integer tokens (made one-hot), or a TrainingSet; with `encode`, anything that
-            it takes. Equal rows are kept once, with their multiplicity.
+        train: (M, ...) rows: floats in the model's space, integer tokens (one-hot rows: x_t is (B, ..., Q) for any Q above the largest),
+            or a TrainingSet; with `encode`, anything that it takes. Equal rows are kept once, with their multiplicity.
         encode: maps rows to the space in which noise is added; see biasgen.diffusion.process.model_space.
 
     Raises:
         As model_space; ValueError for NaN or infinite rows, and, when called, as biasgen.ops.empirical_denoise.empirical_denoise, which
         has the exactness too.
 
-    Memory: the distinct rows, D + 40 bytes for each; a call needs 256 MiB more at most.
+    Memory: the distinct rows, D + 40 bytes for each, tokens in one byte or two; a call needs 256 MiB more at most.
     """
 
     def __init__(self, train: Any, encode: Callable | None = None) -> None:
-        rows = model_space(train, encode, name="train")
-        float_rows(rows, "train")
-        self.prepared = prepare(rows, "sqeuclidean", name="train")
+        rows, distance = rows_of(train, "train"), getattr(train, "distance", None)
+        if encode is not None or distance_of(rows, distance, "train") != "hamming":
+            rows, distance = model_space(rows, encode, name="train"), "sqeuclidean"
+            float_rows(rows, "train")
+        self.prepared = prepare(rows, distance, name="train")
 
     def __call__(self, x_t: Any, level: Level) -> Any:
         return self.denoise(x_t, level).x0_hat

@@ -33,14 +33,7 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         TypeError: neither array nor tensor. ValueError: no rows; a TrainingSet with views; uint8 rows without `encode` (their range is
         the model's affair); a symbol outside 0..Q-1; an `encode` that returns no floats or another number of rows.
     """
-    if getattr(rows, "views", ("identity",)) != ("identity",):
-        raise ValueError(f"{name}: want a set without views, got {rows.views}: add the mirror images as rows")
-    rows = getattr(rows, "rows", rows)
-    if not isinstance(rows, np.ndarray | torch.Tensor):
-        raise TypeError(f"{name}: want a NumPy array, a torch tensor or an object with `.rows`, got {type(rows).__name__}")
-    rows = as_tensor(rows)
-    if not rows.numel():
-        raise ValueError(f"{name}: want at least one row, got shape {tuple(rows.shape)}")
+    rows = rows_of(rows, name)
     if encode is not None:
         with torch.no_grad():
             encoded = torch.as_tensor(encode(rows))
@@ -53,6 +46,19 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         raise ValueError(f"{name}: {rows.dtype} rows want encode=, which maps them to the model's range: e.g. lambda x: x / 127.5 - 1")
     rows = widened(rows)
     return one_hot(rows, int(rows.max()) + 1 if Q is None else Q, name)
+
+
+def rows_of(rows: Any, name: str) -> torch.Tensor:
+    """Rows (M, ...) of an array, a tensor or a set, with the errors of model_space."""
+    if getattr(rows, "views", ("identity",)) != ("identity",):
+        raise ValueError(f"{name}: want a set without views, got {rows.views}: add the mirror images as rows")
+    rows = getattr(rows, "rows", rows)
+    if not isinstance(rows, np.ndarray | torch.Tensor):
+        raise TypeError(f"{name}: want a NumPy array, a torch tensor or an object with `.rows`, got {type(rows).__name__}")
+    rows = as_tensor(rows)
+    if not rows.numel():
+        raise ValueError(f"{name}: want at least one row, got shape {tuple(rows.shape)}")
+    return rows
 
 
 def forward_process(x0: torch.Tensor, level: Level, noise: torch.Tensor) -> torch.Tensor:

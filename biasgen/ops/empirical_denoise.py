@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import Prepared, prepare
+from biasgen.ops._prepared import Prepared, of_rows, prepare
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops.knn import like
 from biasgen.results import Denoised
@@ -31,23 +32,25 @@ def empirical_denoise(
 ) -> Denoised:
     """E[x_0 | x_t] and log p(x_t) for x_t = scale x_0 + sigma eps, where x_0 is one of the rows and eps standard normal.
 
+    Tokens are one-hot rows, which are nowhere stored.
+
     x0_hat is the mean of the rows under weights proportional to exp(log_weights[j] - |x_t - scale rows[j]|^2 / (2 sigma^2)). It is right
     to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D), and the effective
-    sample size to a relative 1e-5. All hold while the nearest scaled row is within 1e5 sigma of x_t (a noised row is within sqrt(D) sigma,
-    about): beyond it float64 cannot tell the rows apart. With the cpu backend a query's bits depend on the instruction set and the rows,
-    not on the rest of the batch; those of the torch backend do. No gradient is recorded.
+    sample size to a relative 1e-5. All hold while the nearest scaled row is within 1e5 sigma of x_t, of tokens 1e4 sigma (a noised row is
+    within sqrt(D) sigma, about): beyond it float64 cannot tell the rows apart. With the cpu backend a query's bits depend on the
+    instruction set and the rows, not on the rest of the batch; those of the torch backend do. No gradient is recorded.
 
     Args:
-        x_t: (B, ...) float32 or float64 array or tensor, D numbers a row.
-        rows: (M, ...) float32 or float64 of the same trailing shape, prepared for this call, or anything with `.prepared` (a TrainingSet,
-            an EmpiricalDenoiser), which is not prepared again. Equal rows count as often as they occur.
+        x_t: (B, ...) float32 or float64 array or tensor, D numbers a row; (B, ..., Q) where rows are tokens.
+        rows: (M, ...) float32 or float64 of the same trailing shape, or integer tokens below Q; prepared for this call, or anything with
+            `.prepared` (a TrainingSet, an EmpiricalDenoiser), which is not prepared again. Equal rows count as often as they occur.
         scale: a number >= 0, or one a query, (B,). At 0 x_t says nothing and x0_hat is the mean of the rows.
         sigma: a number > 0, or one a query, (B,).
         log_weights: (M,) natural logarithms of the probabilities of the rows, unnormalized; -inf leaves a row out, and prepares the others
             for this call. None: all equal.
         backend: "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
         max_memory: bytes for the temporaries, about; 256 MiB by default. At least one row and one query are worked on. The cpu backend
-            keeps M (D + 16) bytes more with what is prepared.
+            keeps M (D + 16) bytes more with what is prepared, of tokens nothing; a thread takes 256 D more for tokens.
 
     Returns:
         Denoised of x0_hat in shape and type of x_t, log p (B,) float64 in nats: density by Lebesgue measure; effective_sample_size and
@@ -60,8 +63,13 @@ def empirical_denoise(
     Source: Vincent, A connection between score matching and denoising autoencoders, 2011; Biroli et al., arXiv 2402.18491.
     """
     query, prepared = float_rows(x_t, "x_t"), _prepared(rows)
-    if tuple(x_t.shape[1:]) != prepared.shape:
-        raise ValueError(f"x_t: want rows of shape {prepared.shape} as in rows, got {tuple(x_t.shape[1:])}")
+    shape, tokens = tuple(x_t.shape[1:]), prepared.distance == "hamming"
+    if tokens:
+        if shape[:-1] != prepared.shape or shape[-1] <= prepared.largest:
+            wanted = ", ".join(map(str, (*prepared.shape, "Q")))
+            raise ValueError(f"x_t: want rows of shape ({wanted}), Q > {prepared.largest}, for the tokens in rows, got {shape}")
+    elif shape != prepared.shape:
+        raise ValueError(f"x_t: want rows of shape {prepared.shape} as in rows, got {shape}")
     device = prepared.rows.device
     if isinstance(x_t, torch.Tensor) and x_t.device != device:
         raise ValueError(f"x_t: want a tensor on {device} as the rows, got {x_t.device}")
@@ -69,7 +77,8 @@ def empirical_denoise(
     log_p, prepared = _log_probabilities(log_weights, prepared)
     if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
         raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
-    _, module = choose("empirical_denoise", device=device.type, dtype=dtype_name(x_t, "x_t"), backend=backend)
+    dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
+    _, module = choose("empirical_denoise", device=device.type, dtype=dtype, distance=kind, backend=backend)
     tensors = [values.to(device) for values in (*levels, log_p)]
     x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)
     return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
@@ -78,6 +87,8 @@ def empirical_denoise(
 def _prepared(rows: Any) -> Prepared:
     """What `rows` was prepared as, or the preparation of an array or tensor; every number is checked once."""
     if not hasattr(rows, "prepared"):
+        if dtype_name(rows, "rows") in distances.get("hamming").dtypes:
+            return prepare(rows, "hamming", name="rows")
         flat = float_rows(rows, "rows")
         if not len(flat):
             raise ValueError(f"rows: want at least one row, got shape {tuple(rows.shape)}")
@@ -85,7 +96,7 @@ def _prepared(rows: Any) -> Prepared:
     prepared = rows.prepared
     if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
         raise ValueError(f"rows: want a set in memory and without views, got {rows!r}")
-    if _CHECKED not in prepared.packed:
+    if prepared.distance != "hamming" and _CHECKED not in prepared.packed:
         float_rows(prepared.rows, "rows")
         prepared.packed[_CHECKED] = True
     return prepared
@@ -140,7 +151,8 @@ def _log_probabilities(log_weights: Any, prepared: Prepared) -> tuple[torch.Tens
     if not kept.any():
         raise ValueError("log_weights: want at least one row above -inf, got none")
     if not kept.all():
-        prepared, found = prepare(prepared.rows[kept.to(prepared.rows.device)], "sqeuclidean"), found[kept]
+        rows = prepared.rows[kept.to(prepared.rows.device)]
+        prepared, found = of_rows(rows, prepared.distance, prepared.shape, prepared.views), found[kept]
     return found - found.logsumexp(0), prepared
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from biasgen import distances
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, is_capturing, memory_named
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
 from biasgen.ops._nearest import nearest
@@ -63,8 +63,10 @@ def knn(
 
     Raises:
         TypeError: neither array nor tensor. ValueError: wrong element type, shape, token, k, distance or backend; a float that is not
-        finite or beyond 1e150, with its row.
+        finite or beyond 1e150, with its row; a search that a CUDA graph cannot capture (docs/gpu.md), while one is captured.
+        torch.OutOfMemoryError: on a device; it names the size wanted and the max_memory that would do.
     """
+    _check_capture(query, reference, exclude_self, backend)
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
     k = _checked_k(k, prepared, exclude_self)
@@ -72,7 +74,7 @@ def knn(
         raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
     if exclude_self and len(rows) != prepared.n:
         raise ValueError(f"query: want the {prepared.n} rows of the reference with exclude_self, got {len(rows)}")
-    chosen = {"device": rows.device.type, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
+    chosen = _call(rows.device, prepared)
     name, module = choose("knn", **chosen, backend=backend)
     found, best, distinct, pairs = k + exclude_self, None, 0, 0
     for start, block in prepared.blocks(rows.device):
@@ -80,7 +82,8 @@ def knn(
             _check_same(rows, block, start)
         parts = []
         for part in rows.split(len(rows) if progress is None else _PROGRESS_ROWS):
-            near = nearest(module, part, block, min(found, len(block.rows)), max_memory)
+            with memory_named(rows.device, bounded=name != "triton" or not block.searched.integer):
+                near = nearest(module, part, block, min(found, len(block.rows)), max_memory)
             values, indices = _expand(near.values, near.rows, block, min(found, block.n))
             parts.append((values, indices + start, near.tie_counts))
             pairs += len(part) * block.n
@@ -102,6 +105,25 @@ def knn(
     found_distances = rooted(values, prepared.distance)
     stats = {"backend": name, "isa": module.isa(), "device": str(rows.device), "distinct": distinct}
     return Neighbours(*(like(query, values) for values in (found_distances, indices, tie_counts)), stats)
+
+
+def _check_capture(query: Any, reference: Any, exclude_self: bool, backend: str | None) -> None:
+    """ValueError while a CUDA graph records a search which looks at numbers on the host to decide what to do next."""
+    if not (isinstance(query, torch.Tensor) and is_capturing(query.device)):
+        return
+    prepared = getattr(reference, "prepared", None)
+    whole = isinstance(prepared, Prepared) and prepared.searched.integer and prepared.views == ("identity",)
+    whole = whole and query.dtype == torch.uint8 and not exclude_self
+    if not whole or choose("knn", **_call(query.device, prepared), backend=backend)[0] != "triton":
+        raise ValueError(
+            "query: want uint8 rows, by hamming or (squared) euclidean distance to a TrainingSet of one view, without exclude_self, by the"
+            " triton backend, while a CUDA graph is captured: other searches decide on the host what to do next"
+        )
+
+
+def _call(device: torch.device, prepared: Prepared | Streamed) -> dict[str, str]:
+    """What decides which backend searches these rows."""
+    return {"device": device.type, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
 
 
 def like(query: Any, values: torch.Tensor) -> Any:

@@ -6,7 +6,7 @@ is read or moved.
 """
 import numpy as np
 
-DATA, START, FORWARD, REVERSE, TIME = range(5)
+DATA, START, FORWARD, REVERSE, TIME, POSTERIOR = range(6)
 """Purposes: streams that must not meet although seed, sample and step are equal."""
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -17,18 +17,23 @@ _BLOCK_BYTES = 1 << 20   # counters worked on at a time; the ten rounds then sta
 
 def words(seed: int, *, n: int, count: int, offset: int = 0, step: int = 0, purpose: int = DATA) -> np.ndarray:
     """(n, count) uint32: elements 0..count of samples offset..offset+n."""
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed: want an integer in [0, 2**64), got {seed}")
-    if not 0 <= step < 1 << 32:
-        raise ValueError(f"step: want an integer in [0, 2**32), got {step}")
-    if offset < 0 or offset + n > 1 << 48:
-        raise ValueError(f"offset: samples {offset}..{offset + n} leave [0, 2**48)")
+    check(seed, n=n, offset=offset, step=step)
     blocks = -(-count // 4)
     out = np.empty((n, blocks, 4), np.uint32)
     rows = max(1, _BLOCK_BYTES // (32 * max(blocks, 1)))
     for start in range(0, n, rows):
         _fill(out[start : start + rows], seed, offset + start, step, purpose)
     return out.reshape(n, 4 * blocks)[:, :count]
+
+
+def check(seed: int, *, n: int, offset: int = 0, step: int = 0) -> None:
+    """ValueError unless these numbers exist."""
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed: want an integer in [0, 2**64), got {seed}")
+    if not 0 <= step < 1 << 32:
+        raise ValueError(f"step: want an integer in [0, 2**32), got {step}")
+    if offset < 0 or offset + n > 1 << 48:
+        raise ValueError(f"offset: samples {offset}..{offset + n} leave [0, 2**48)")
 
 
 def uniforms(seed: int, **counters: int) -> np.ndarray:

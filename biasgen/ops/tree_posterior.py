@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.results import TreePosterior
@@ -26,7 +26,7 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
             excludes a symbol.
         rules: (R, 3) integers (parent, left, right), symbols 0 .. Q - 1, none twice.
         weights: (R,) probabilities; those of each parent sum to 1.
-        backend: "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
+        backend: "cuda", "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can. A CUDA graph can capture the first (docs/gpu.md).
 
     Returns:
         TreePosterior of marginals (B, L, Q) float32, log_z (B,) float64 in nats (the root's -log Q included) and impossible (B,) bool:
@@ -39,22 +39,28 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
 
     Source: Pearl, Probabilistic Reasoning in Intelligent Systems, 1988; the tree model of arXiv 2603.03469.
     """
-    dtype = dtype_name(log_field, "log_field")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"log_field: want float32 or float64, got {dtype}")
-    shape = tuple(log_field.shape)
-    batched = len(shape) == 3
-    if len(shape) not in (2, 3) or shape[-2] not in [2**d for d in range(1, MAX_DEPTH + 1)] or not 1 <= shape[-1] <= MAX_SYMBOLS:
-        raise ValueError(
-            f"log_field: want (B, L, Q) or (L, Q) with L = 2, 4, ... {2**MAX_DEPTH} and Q <= {MAX_SYMBOLS}, got shape {shape}"
-        )
-    rules, weights = _grammar(rules, weights, shape[-1])
-    field = as_tensor(log_field).detach().contiguous()
-    _, module = choose("tree_posterior", device=field.device.type, dtype=dtype, backend=backend)
+    field, rules, weights = checked(log_field, rules, weights)
+    batched = field.ndim == 3
+    name, module = choose("tree_posterior", device=field.device.type, dtype=dtype_name(field, "log_field"), backend=backend)
+    if is_capturing(field.device) and name != "cuda":
+        raise ValueError(f"log_field: only the cuda backend runs while a CUDA graph is captured, got {name}, which reads it on the host")
     out = module.tree_posterior(field if batched else field[None], rules, weights)
     if isinstance(log_field, np.ndarray):
         out = [values.numpy() for values in out]
     return TreePosterior(*(values if batched else values[0] for values in out))
+
+
+def checked(log_field: Any, rules: Any, weights: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log_field as a contiguous tensor, rules (R, 3) int16 and weights (R,) float64 on the CPU, or one error."""
+    dtype = dtype_name(log_field, "log_field")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"log_field: want float32 or float64, got {dtype}")
+    shape = tuple(log_field.shape)
+    if len(shape) not in (2, 3) or shape[-2] not in [2**d for d in range(1, MAX_DEPTH + 1)] or not 1 <= shape[-1] <= MAX_SYMBOLS:
+        raise ValueError(
+            f"log_field: want (B, L, Q) or (L, Q) with L = 2, 4, ... {2**MAX_DEPTH} and Q <= {MAX_SYMBOLS}, got shape {shape}"
+        )
+    return as_tensor(log_field).detach().contiguous(), *_grammar(rules, weights, shape[-1])
 
 
 def _grammar(rules: Any, weights: Any, Q: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,5 @@
-"""Posterior of a complete binary tree by the book, float64: by listing every derivation (tiny trees), and by messages in the log domain."""
+"""Posterior of a complete binary tree by the book, float64: by listing every derivation (tiny trees), and by messages in the log domain;
+strings drawn from it."""
 import math
 
 import numpy as np
@@ -65,6 +66,39 @@ def tree_posterior(log_field, rules, weights):
     impossible = root == -np.inf
     marginals = np.exp(outside + inside[0] - np.where(impossible, 0, root)[:, None, None])
     return marginals, log_z, impossible
+
+
+def draw_strings(log_field, rules, weights, u):
+    """strings (B, n, L) from the posterior of log_field (B, L, Q), and margins (B, n): the least distance of a number that was used from a
+    step of its distribution function. u (B, n, L) in (0, 1): number 0 for the root, 1 + i for node i in level order. Evidence: possible.
+    """
+    B, L, Q = log_field.shape
+    rules = np.asarray(rules, int)
+    with np.errstate(divide="ignore"):
+        log_w = np.log(weights)
+    inside = [np.asarray(log_field, np.float64)]
+    while inside[0].shape[1] > 1:
+        terms = inside[0][:, 0::2][..., rules[:, 1]] + inside[0][:, 1::2][..., rules[:, 2]] + log_w
+        inside.insert(0, np.stack([_log_sum_exp(terms[..., rules[:, 0] == p]) for p in range(Q)], -1))
+    strings, margins = np.zeros((B, u.shape[1], L), int), np.ones(u.shape[:2])
+    for b, k in np.ndindex(margins.shape):
+
+        def pick(number, logs, b=b, k=k):
+            p = np.exp(logs - _log_sum_exp(logs))
+            steps = np.cumsum(p)
+            margins[b, k] = min(margins[b, k], abs(u[b, k, number] - steps[p > 0][:-1]).min(initial=1.0))
+            return np.flatnonzero(p > 0)[min((u[b, k, number] > steps[p > 0]).sum(), (p > 0).sum() - 1)]
+
+        nodes = [pick(0, inside[0][b, 0])]
+        for below in inside[1:]:
+            width, children = len(nodes), []
+            for i, p in enumerate(nodes):
+                own = np.flatnonzero(rules[:, 0] == p)
+                logs = below[b, 2 * i, rules[own, 1]] + below[b, 2 * i + 1, rules[own, 2]] + log_w[own]
+                children += list(rules[own[pick(width + i, logs)], 1:])
+            nodes = children
+        strings[b, k] = nodes
+    return strings, margins
 
 
 def _log_sum_exp(x):

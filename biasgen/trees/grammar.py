@@ -7,6 +7,7 @@ import torch
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops.tree_posterior import tree_posterior
+from biasgen.ops.tree_posterior_sample import tree_posterior_sample
 from biasgen.results import TreePosterior
 
 
@@ -98,9 +99,17 @@ class TreeGrammar:
 
     def posterior(self, log_field: np.ndarray | torch.Tensor) -> TreePosterior:
         """Exact leaf marginals and log-evidence of (B, L, Q) or (L, Q) log-fields: ops.tree_posterior with this grammar's rules."""
+        self._check_field(log_field)
+        return tree_posterior(log_field, self.rules, self.weights)
+
+    def posterior_sample(self, log_field: np.ndarray | torch.Tensor, n: int, *, seed: int = 0) -> np.ndarray | torch.Tensor:
+        """(B, n, L) or (n, L) int8 strings from the posterior: ops.tree_posterior_sample with this grammar's rules."""
+        self._check_field(log_field)
+        return tree_posterior_sample(log_field, self.rules, self.weights, n, seed=seed)
+
+    def _check_field(self, log_field: np.ndarray | torch.Tensor) -> None:
         if log_field.ndim not in (2, 3) or tuple(log_field.shape[-2:]) != (self.length, self.q):
             raise ValueError(f"log_field: want (B, {self.length}, {self.q}) or ({self.length}, {self.q}), got {tuple(log_field.shape)}")
-        return tree_posterior(log_field, self.rules, self.weights)
 
     def _evidence(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """One-hot evidence: 0 at the token, -inf elsewhere."""

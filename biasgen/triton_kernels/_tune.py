@@ -16,15 +16,17 @@ Launch = Callable[[Slices, Slices, Tile], object]
 def tile_for(key: tuple, tiles: tuple[Tile, ...], query: Slices, reference: Slices, launch: Launch) -> Tile:
     """The tile with which launch(query, reference, tile) took least time, tried once in a process for each key and device.
 
-    The first of `tiles` on the CPU (the interpreter), for less work than a trial takes, and while a graph is captured, where nothing may be
-    timed.
+    The first of `tiles` on the CPU (the interpreter), for less work than a trial takes, and, where none was timed before, while a graph is
+    captured.
     """
     device = query.high.device
     small = len(query) < _QUERIES or len(reference) < _ROWS
-    if len(tiles) == 1 or small or device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+    if len(tiles) == 1 or small or device.type != "cuda":
         return tiles[0]
     key = (device.index, *key)
     if key not in _chosen:
+        if torch.cuda.is_current_stream_capturing():
+            return tiles[0]
         few, rows = query[:_QUERIES], reference[:_ROWS]
         _chosen[key] = min(tiles, key=lambda tile: do_bench(lambda: launch(few, rows, tile), warmup=10, rep=50))
     return _chosen[key]

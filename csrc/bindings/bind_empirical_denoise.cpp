@@ -22,18 +22,22 @@ struct DenoiseKernels {
   decltype(&baseline::denoise_search) search;
   decltype(&baseline::denoise_listed) listed;
   decltype(&baseline::denoise_dense) dense;
+  decltype(&baseline::denoise_tokens) tokens;
 };
 
 DenoiseKernels kernels(const std::string& isa) {
   switch (parse_isa(isa)) {
 #ifdef BIASGEN_X86
     case Isa::avx512:
-      return {avx512::denoise_squares, avx512::denoise_search, avx512::denoise_listed, avx512::denoise_dense};
+      return {avx512::denoise_squares, avx512::denoise_search, avx512::denoise_listed, avx512::denoise_dense,
+              avx512::denoise_tokens};
     case Isa::avx2:
-      return {avx2::denoise_squares, avx2::denoise_search, avx2::denoise_listed, avx2::denoise_dense};
+      return {avx2::denoise_squares, avx2::denoise_search, avx2::denoise_listed, avx2::denoise_dense,
+              avx2::denoise_tokens};
 #endif
     default:
-      return {baseline::denoise_squares, baseline::denoise_search, baseline::denoise_listed, baseline::denoise_dense};
+      return {baseline::denoise_squares, baseline::denoise_search, baseline::denoise_listed, baseline::denoise_dense,
+              baseline::denoise_tokens};
   }
 }
 
@@ -147,6 +151,39 @@ void call_dense(const std::string& isa, const py::array& rows, const Doubles& ce
   kernel.dense(reference, queries, out, scratch.get());
 }
 
+template <class T>
+bool below(const T* tokens, int64_t count, int64_t Q) {
+  T largest = 0;
+  for (int64_t k = 0; k < count; ++k) largest = std::max(largest, tokens[k]);
+  return largest < Q;
+}
+
+DenoiseTokens check_tokens(const py::array& rows, int64_t Q, const Doubles& log_p) {
+  check_rows(rows, "rows: want a contiguous, non-empty (M, L) array");
+  const bool bytes = py::isinstance<py::array_t<uint8_t>>(rows);
+  require(bytes || py::isinstance<py::array_t<int16_t>>(rows), "rows: want uint8, or the int16 of uint16");
+  require(bytes ? below(static_cast<const uint8_t*>(rows.data()), rows.size(), Q)
+                : below(static_cast<const uint16_t*>(rows.data()), rows.size(), Q),
+          "rows: want tokens below Q");
+  check_vector(log_p, rows.shape(0), "log_p: want a contiguous (M,) float64 array");
+  return {bytes ? 1 : 2, rows.data(), rows.shape(0), rows.shape(1), Q, log_p.data()};
+}
+
+void call_tokens(const std::string& isa, const py::array& rows, const Doubles& log_p, const Doubles& x,
+                 const Doubles& scale, const Doubles& sigma, Doubles& x0_hat, Doubles& log_density,
+                 Doubles& effective) {
+  const DenoiseKernels kernel = kernels(isa);
+  check_rows(x, "x: want a contiguous, non-empty (N, L Q) float64 array");
+  require(rows.ndim() == 2 && x.shape(1) % rows.shape(1) == 0, "x: want Q numbers a token");
+  const DenoiseTokens reference = check_tokens(rows, x.shape(1) / rows.shape(1), log_p);
+  const DenoiseQueries queries = check_queries(x, scale, sigma, x.shape(1));
+  const DenoiseOut out = check_out(x0_hat, log_density, effective, queries, x.shape(1));
+  const Scratch scratch = make_scratch(tokens_scratch_bytes(reference.L, reference.Q));
+  py::gil_scoped_release release;
+  const DefaultFpState fp_state;
+  kernel.tokens(reference, queries, out, reinterpret_cast<double*>(scratch.get()));
+}
+
 }  // namespace
 
 void bind_empirical_denoise(py::module_& m) {
@@ -170,6 +207,11 @@ void bind_empirical_denoise(py::module_& m) {
         py::arg("scale").noconvert(), py::arg("sigma").noconvert(), py::arg("x0_hat").noconvert(),
         py::arg("log_density").noconvert(), py::arg("effective").noconvert(),
         "The empirical denoiser over all rows: right where 2^-53 (|x'| + scale |y'|)^2 / sigma^2 is small.");
+  m.def("denoise_tokens", &call_tokens, py::arg("isa"), py::arg("rows").noconvert(), py::arg("log_p").noconvert(),
+        py::arg("x").noconvert(), py::arg("scale").noconvert(), py::arg("sigma").noconvert(),
+        py::arg("x0_hat").noconvert(), py::arg("log_density").noconvert(), py::arg("effective").noconvert(),
+        "The empirical denoiser over all rows, one-hot, of tokens (M, L) uint8 or int16 (the bits of uint16); x (N, L "
+        "Q).");
 }
 
 }  // namespace biasgen

@@ -1,8 +1,9 @@
-// biasgen._cuda: the module. It has probe() only, until an op's kernel has been measured on a device (docs/gpu.md).
+// biasgen._cuda: the module.
 #include <pybind11/pybind11.h>
 
 #include <string>
 
+#include "bindings/bind.h"
 #include "cuda/probe.h"
 
 namespace py = pybind11;
@@ -20,4 +21,5 @@ PYBIND11_MODULE(_cuda, m) {
         return why.empty() ? py::object(py::none()) : py::object(py::str(why));
       },
       "None, or a sentence that says why this build cannot use a GPU here. Never raises.");
+  biasgen::bind_cuda_trees(m);
 }

@@ -10,8 +10,10 @@
 #include <cuda_runtime.h>
 
 #define BIASGEN_UNROLL _Pragma("unroll")
-#define BIASGEN_LAUNCH(kernel, blocks, threads, stream, ...) \
-  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#define BIASGEN_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
+  kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+// Names the block's shared_bytes, 16-byte aligned.
+#define BIASGEN_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 namespace biasgen {
 
@@ -21,12 +23,8 @@ inline const char* launch_error() {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-// 2^x by the special function unit: relative error <= 2^-22 (PTX manual, ex2.approx.ftz.f32), results below 2^-126 are
-// 0.
-__device__ inline float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
+__device__ inline void atomic_min(uint64_t* address, uint64_t value) {
+  atomicMin(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
 }
 
 }  // namespace biasgen
@@ -34,13 +32,14 @@ __device__ inline float exp2_approx(float x) {
 #elif defined(BIASGEN_HOST_SHIM)
 
 #define BIASGEN_UNROLL
-#define BIASGEN_LAUNCH(kernel, blocks, threads, stream, ...) \
-  (static_cast<void>(stream), host_shim::launch(blocks, threads, [&] { kernel(__VA_ARGS__); }))
+#define BIASGEN_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
+  (static_cast<void>(stream), host_shim::launch(blocks, threads, [&] { kernel(__VA_ARGS__); }, shared_bytes))
+#define BIASGEN_DYNAMIC_SHARED(name) unsigned char* const name = host_shim::dynamic_shared.get()
 
 namespace biasgen {
 
 inline const char* launch_error() { return host_shim::last_error(); }
-inline float exp2_approx(float x) { return exp2f(x); }
+inline void atomic_min(uint64_t* address, uint64_t value) { atomicMin(address, value); }
 
 }  // namespace biasgen
 

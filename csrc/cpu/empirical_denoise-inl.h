@@ -6,6 +6,7 @@
 
 #include "cpu/empirical_denoise.h"
 #include "cpu/empirical_dense-inl.h"
+#include "cpu/empirical_tokens-inl.h"
 #include "cpu/row_values-inl.h"
 
 namespace biasgen {
@@ -17,7 +18,7 @@ template <class T>
 double shifted_square(const double* x, double s, const T* y, const double* center, int64_t D) {
   constexpr int64_t kStep = kLanes<double>;
   Vec<double> sum[4] = {};
-  const Vec<double> scale = broadcast(-s);
+  const Vec<double> scale = splat(-s);
   const auto add = [&](int v, int64_t k) {
     const Vec<double> t = multiply_add(scale, load_doubles(y + k) - load(center + k), load(x + k));
     sum[v] += t * t;
@@ -125,6 +126,10 @@ void denoise_listed(const DenoiseRows& rows, const DenoiseQueries& queries, cons
 
 void denoise_dense(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseOut& out, void* scratch) {
   rows.float64 ? dense<double>(rows, queries, out, scratch) : dense<float>(rows, queries, out, scratch);
+}
+
+void denoise_tokens(const DenoiseTokens& rows, const DenoiseQueries& queries, const DenoiseOut& out, double* scratch) {
+  rows.width == 1 ? of_tokens<uint8_t>(rows, queries, out, scratch) : of_tokens<uint16_t>(rows, queries, out, scratch);
 }
 
 }  // namespace BIASGEN_ISA

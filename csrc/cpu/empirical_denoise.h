@@ -14,6 +14,14 @@ struct DenoiseRows {
   const double* log_p;    // (M,) finite
 };
 
+// M rows of L tokens below Q that x_0 may be, one-hot, and their prior probabilities.
+struct DenoiseTokens {
+  int width;           // bytes of a token, 1 or 2
+  const void* tokens;  // (M, L)
+  int64_t M, L, Q;
+  const double* log_p;  // (M,) finite
+};
+
 // N points x = scale row + sigma noise.
 struct DenoiseQueries {
   int64_t N;
@@ -55,6 +63,13 @@ static inline int64_t dense_scratch_bytes(int64_t N, int64_t D) {
   return queries * of_query + kDenoisePanel * (8 * kDenoiseDepth + 4 * 48 + 16);
 }
 
+constexpr int kMostTokenQueries = 16;  // that one load serves, at any instruction set
+constexpr int64_t kTokenPanel = 32;    // rows whose logits are known before their weights: in the first cache
+
+static inline int64_t tokens_scratch_bytes(int64_t L, int64_t Q) {
+  return 8 * kMostTokenQueries * (2 * L * Q + kTokenPanel);
+}
+
 #define BIASGEN_DENOISE_KERNELS(ISA)                                                                                \
   inline namespace ISA {                                                                                            \
   void denoise_squares(const DenoiseRows& rows, double* squares);                                                   \
@@ -62,6 +77,8 @@ static inline int64_t dense_scratch_bytes(int64_t N, int64_t D) {
   void denoise_listed(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseLists& lists,            \
                       const DenoiseOut& out, double* dropped, double* scratch);                                     \
   void denoise_dense(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseOut& out, void* scratch); \
+  void denoise_tokens(const DenoiseTokens& rows, const DenoiseQueries& queries, const DenoiseOut& out,              \
+                      double* scratch);                                                                             \
   }
 
 #ifdef BIASGEN_ISA

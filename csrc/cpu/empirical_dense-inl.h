@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "cpu/empirical_denoise.h"
+#include "cpu/exp_weight-inl.h"
 #include "cpu/simd-inl.h"
 
 namespace biasgen {
@@ -41,30 +42,6 @@ inline Pair load_pair(const float* from) {
   return __builtin_convertvector(floats, Pair);
 }
 
-// x - 0 is x for every x, so that this is a broadcast and nothing else; 0 + x is not for -0.
-template <class T>
-inline Vec<T> broadcast(T x) {
-  return x - Vec<T>{};
-}
-
-// exp(x) for x <= 0 to 3e-13; 0 below -80, where no weight matters and none is denormal in single precision.
-inline Vec<double> exp_weight(Vec<double> x) {
-  typedef Vec<int64_t> Integers;
-  constexpr double kShift = 0x1.8p52, kLog2E = 0x1.71547652b82fep0, kLn2High = 0x1.62e42ff000000p-1,
-                   kLn2Low = -0x1.718432a1b0e26p-35;
-  const Integers kept = x > -80;
-  x = kept ? x : broadcast(-80.0);
-  const Vec<double> shifted = multiply_add(x, broadcast(kLog2E), broadcast(kShift)), n = shifted - kShift;
-  const Vec<double> r = multiply_add(n, broadcast(-kLn2Low), multiply_add(n, broadcast(-kLn2High), x));
-  // The Taylor series: |r| <= ln(2) / 2, so that r^11 / 11! < 3e-13.
-  Vec<double> p = broadcast(1.0 / 3628800);
-  constexpr double kTerms[] = {1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                               1.0 / 24,     1.0 / 6,     0.5,        1.0,       1.0};
-  for (double term : kTerms) p = multiply_add(p, r, broadcast(term));
-  const Vec<double> power = (Vec<double>)(((Integers)shifted + 1023) << 52);  // n is in the low bits of `shifted`
-  return (Vec<double>)((Integers)(p * power) & kept);
-}
-
 // scores[query][kDenoisePanel] += q.y over `depth` features of a group of queries, lane[feature][kTileQueries], and of
 // as many rows as a tile has, lane[feature][kTileRows].
 inline void add_scores(const double* group, const double* rows, int64_t depth, double* scores) {
@@ -73,7 +50,7 @@ inline void add_scores(const double* group, const double* rows, int64_t depth, d
     Vec<double> y[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) y[v] = load(rows + k * kTileRows + v * kLanes<double>);
     for (int n = 0; n < kTileQueries; ++n) {
-      const Vec<double> q = broadcast(group[k * kTileQueries + n]);
+      const Vec<double> q = splat(group[k * kTileQueries + n]);
       for (int v = 0; v < kTileVectors; ++v) sum[n][v] = multiply_add(q, y[v], sum[n][v]);
     }
   }
@@ -92,7 +69,7 @@ inline void add_weighted(const float* weights, const float* strip, double* sums)
     Vec<float> y[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) y[v] = load(strip + row * kTileFeatures + v * kLanes<float>);
     for (int n = 0; n < kTileQueries; ++n) {
-      const Vec<float> w = broadcast(weights[n * kDenoisePanel + row]);
+      const Vec<float> w = splat(weights[n * kDenoisePanel + row]);
       for (int v = 0; v < kTileVectors; ++v) sum[n][v] = multiply_add(w, y[v], sum[n][v]);
     }
   }
@@ -188,8 +165,8 @@ struct DenseSums {
   void weigh(int64_t n) const {
     constexpr int kVectors = kDenoisePanel / kLanes<double>;
     double* const score = scores + n * kDenoisePanel;
-    const Vec<double> a = broadcast(-factor[n]);
-    Vec<double> largest = broadcast<double>(-INFINITY);
+    const Vec<double> a = splat(-factor[n]);
+    Vec<double> largest = splat<double>(-INFINITY);
     for (int v = 0; v < kVectors; ++v) {
       const int at = v * kLanes<double>;
       const Vec<double> logit = load(score + at) + multiply_add(a, load(row_squares + at), load(row_log_p + at));

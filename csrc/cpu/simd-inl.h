@@ -39,9 +39,10 @@ inline void store(T* to, Vec<T> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// x - 0 is x for every x, so that this is a broadcast and nothing else; 0 + x is not for -0.
 template <class T>
 inline Vec<T> splat(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};
 }
 
 // As many bytes as there are lanes, as floats and doubles. Spelled out: GCC would convert one by one.

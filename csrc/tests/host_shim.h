@@ -38,6 +38,9 @@ struct dim3 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(16) double2 {
+  double x, y;
+};
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the fibre that runs
@@ -70,6 +73,7 @@ inline ucontext_t scheduler;
 inline const std::function<void()>* kernel = nullptr;
 inline unsigned order = 0;  // 0: forward, 1: reversed, >= 2: shuffled at every turn, with this seed
 inline std::string error;
+inline std::unique_ptr<unsigned char[]> dynamic_shared;  // of the block that runs; a heap block of the size asked for
 
 inline const char* last_error() { return error.empty() ? nullptr : error.c_str(); }
 
@@ -163,7 +167,7 @@ __attribute__((no_sanitize("address"), noinline)) inline void poison_shared() {
   for (volatile char* p = __start_biasgen_shared; p < __stop_biasgen_shared; ++p) *p = static_cast<char>(0xFF);
 }
 
-inline void run_block(std::mt19937& random) {
+inline void run_block(std::mt19937& random, size_t dynamic_bytes) {
   const size_t n = fibres.size();
   std::vector<size_t> turn(n);
   for (size_t i = 0; i < n; ++i) {
@@ -176,6 +180,7 @@ inline void run_block(std::mt19937& random) {
     start_at_fibre_main(fibre);
   }
   poison_shared();
+  std::fill_n(dynamic_shared.get(), dynamic_bytes, static_cast<unsigned char>(0xFF));
   for (;;) {
     if (order >= 2) std::shuffle(turn.begin(), turn.end(), random);
     bool moved = false;
@@ -198,8 +203,9 @@ inline void run_block(std::mt19937& random) {
 }
 
 // Runs body() once a thread; last_error() is null afterwards, or says where the first stuck block hangs.
-inline void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
+inline void launch(dim3 grid, dim3 block, const std::function<void()>& body, size_t dynamic_bytes = 0) {
   error.clear();
+  dynamic_shared.reset(new unsigned char[dynamic_bytes]);
   kernel = &body;
   gridDim = grid;
   blockDim = block;
@@ -210,7 +216,7 @@ inline void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x && error.empty(); ++x) {
         blockIdx = dim3(x, y, z);
-        run_block(random);
+        run_block(random, dynamic_bytes);
       }
 }
 

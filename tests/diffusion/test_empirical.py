@@ -73,7 +73,7 @@ def test_errors():
         EmpiricalDenoiser(np.array([[0.0], [1.0], [np.nan]]))
     with pytest.raises(ValueError, match=r"^train: want float32 or float64, got float16"):
         EmpiricalDenoiser(np.zeros((2, 2), np.float16))
-    with pytest.raises(ValueError, match=r"^x_t: want rows of shape \(8, 6\) as in rows, got \(8, 5\)"):
+    with pytest.raises(ValueError, match=r"^x_t: want rows of shape \(8, Q\), Q > 5, for the tokens in rows, got \(8, 5\)"):
         EmpiricalDenoiser(TOKENS)(torch.zeros(1, 8, 5), LEVELS[0])
     with pytest.raises(ValueError, match=r"^scale: want a number, or one a query, \(3,\)"):
         EmpiricalDenoiser(TOKENS)(torch.zeros(3, 8, 6), SCHEDULE.at(np.array([1, 2])))

@@ -1,11 +1,16 @@
 """The Triton kernels and backend against the oracle, to the bit. tests/test_triton_backend.py runs this file in Triton's interpreter, in a
 process of its own; on a GPU the same tests run the compiled kernels."""
+import importlib
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
+from benchmarks.gpu import sweep
+from benchmarks.host_reads import NoHostReads
 from biasgen import TrainingSet, knn, nearest_credit, range_count, train_affinity
-from biasgen.backends import _triton_check, _triton_floats, _triton_slices, triton_backend
+from biasgen.backends import _mode, _triton_check, _triton_floats, _triton_slices, triton_backend
 from biasgen.ops._prepared import prepare, query_of
 from biasgen.oracle import knn as oracle
 from biasgen.triton_kernels import _tile, nearest, within
@@ -274,3 +279,56 @@ def test_refuses_more_rows_than_int32_numbers(monkeypatch):
     monkeypatch.setattr(_triton_slices, "MAX_ROWS", 3)
     with pytest.raises(ValueError, match=r"^reference: the triton backend takes up to 3 rows, got 4$"):
         knn(*on_device(np.zeros((1, 2), np.uint8), np.zeros((4, 2), np.uint8)), backend="triton")
+
+
+def test_nothing_that_a_graph_captures_is_read_on_the_host(monkeypatch):
+    """Neither of uint8 nor of token searches, with ties, duplicates, several blocks; what is made once must be there before."""
+    launch = nearest._launch
+
+    def unwatched(*arguments):
+        with _disable_current_modes():
+            return launch(*arguments)
+
+    rng = np.random.default_rng(0)
+    images, tokens = rng.integers(0, 256, (90, 40), dtype=np.uint8), rng.integers(0, 3, (90, 8), dtype=np.uint8)
+    for rows, distance in ((images, "sqeuclidean"), (images, "euclidean"), (tokens, "hamming")):
+        rows[50:60] = rows[:10]
+        query = rows[::2] ^ (rng.random(rows[::2].shape) < 0.1)    # tokens beyond those of the reference, too
+        x, train = on_device(query)[0], TrainingSet(on_device(rows)[0], distance)
+        wanted = oracle.knn(query, rows, 3, distance)
+        with monkeypatch.context() as patched:
+            for module in (_triton_slices, triton_backend, importlib.import_module("biasgen.ops.knn")):
+                patched.setattr(module, "is_capturing", lambda device: True)
+            patched.setattr(triton_backend, "_NEAREST", 20)
+            if DEVICE == "cpu":
+                patched.setattr(_mode, "_DENORMAL", np.full(1, 5e-324))    # looked at on the host, where it lies
+            with pytest.raises(RuntimeError, match=r"^reference: its int8 rows are made by the first search, which cannot be captured"):
+                knn(x, train, 3, backend="triton")
+            patched.setattr(_triton_slices, "is_capturing", lambda device: False)
+            knn(x, train, 3, backend="triton")
+            patched.setattr(_triton_slices, "is_capturing", lambda device: True)
+            patched.setattr(nearest, "_launch", unwatched)
+            with NoHostReads():
+                found = knn(x, train, 3, backend="triton")
+        for actual, right in zip((found.distances, found.indices, found.tie_counts), wanted, strict=True):
+            np.testing.assert_array_equal(actual.cpu().numpy(), right)
+
+
+def test_what_a_graph_cannot_capture_is_refused(monkeypatch):
+    module = importlib.import_module("biasgen.ops.knn")
+    monkeypatch.setattr(module, "is_capturing", lambda device: True)
+    (rows,) = on_device(np.arange(60, dtype=np.uint8).reshape(20, 3, 1))
+    train, floats = TrainingSet(rows), TrainingSet(rows.float())
+    for query, reference, options in (
+        (rows.float(), floats, {}), (rows, rows, {}), (rows, train, {"exclude_self": True}),
+        (rows.long(), TrainingSet(rows, "hamming"), {}),
+        (rows, TrainingSet(rows, "cosine"), {}), (rows, TrainingSet(rows, views=("identity", "hflip")), {}),
+        (rows, train, {"backend": "torch"}),
+    ):
+        with pytest.raises(ValueError, match=r"^query: want uint8 rows, by hamming .* while a CUDA graph is captured"):
+            knn(query, reference, **({"backend": "triton"} | options))
+    assert knn(rows, train, backend="triton").distances.sum() == 0
+
+
+def test_the_sweep_of_make_gpu_check():
+    assert len([*sweep.searches(DEVICE, "triton", 3, 70)]) == len(sweep.SEARCHED)

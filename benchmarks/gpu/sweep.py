@@ -1,0 +1,70 @@
+"""Kernels on a device at sizes that no emulation reaches: searches against the native CPU kernels to the bit, trees against their oracles.
+
+python -m benchmarks.gpu.sweep; AssertionError where something differs.
+"""
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks import tree_checks
+from biasgen import knn, range_count
+from biasgen.data.training_set import TrainingSet
+
+# distance, element type, features, k. Features: on the chip, off by one from a step, as CIFAR, beyond int32.
+SEARCHED = (
+    ("sqeuclidean", "uint8", 64, 1), ("sqeuclidean", "uint8", 129, 16), ("sqeuclidean", "uint8", 3072, 64),
+    ("sqeuclidean", "uint8", 33_000, 1), ("hamming", "uint8", 16, 16), ("hamming", "int16", 40, 5),
+    ("sqeuclidean", "float32", 3072, 1), ("sqeuclidean", "float64", 100, 16), ("cosine", "float32", 500, 5),
+    ("correlation", "uint8", 300, 1), ("euclidean", "uint8", 77, 3),
+)
+LARGEST = 1 << 27   # elements of a reference
+
+
+def rows_of(dtype: str, distance: str, rows: int, features: int, seed: int) -> torch.Tensor:
+    """Smooth images or tokens on the CPU; a third are copies of others, a third of these with one number changed."""
+    random = torch.Generator().manual_seed(seed)
+    if distance == "hamming":
+        whole = torch.randint(0, 6 if dtype == "uint8" else 60_000, (rows, features), generator=random).to(torch.int32)
+    else:
+        coarse = torch.rand(rows, 1, max(1, features // 16), generator=random)
+        smooth = torch.nn.functional.interpolate(coarse, features, mode="linear")[:, 0]
+        whole = (255 * smooth + 10 * torch.randn(rows, features, generator=random)).clamp(0, 255)
+    whole = whole.to(torch.uint8) if dtype == "uint8" else whole if distance == "hamming" else whole.to(getattr(torch, dtype)) / 255
+    whole[1::3] = whole[: len(whole[1::3])].clone()
+    at = torch.arange(1, rows, 9)
+    whole[at, at % features] = whole[at, (at + 1) % features]
+    return whole
+
+
+def searches(device: str, backend: str, N: int, M: int) -> Iterator[str]:
+    """Yield what was equal: knn and counts of every entry of SEARCHED, on `device` by `backend` and by the cpu backend."""
+    for number, (distance, dtype, features, k) in enumerate(SEARCHED):
+        begin = time.perf_counter()
+        m = max(k, min(M, LARGEST // features))
+        reference, query = (rows_of(dtype, distance, rows, features, number) for rows in (m, N))   # copies across the sets, too
+        query[::2] = reference[torch.arange(len(query[::2])) % m]
+        theirs, ours = TrainingSet(reference, distance), TrainingSet(reference.to(device), distance)
+        found, right = knn(query.to(device), ours, k, backend=backend), knn(query, theirs, k, backend="cpu")
+        assert found.stats["backend"] == backend
+        what = f"{distance}, {dtype}, {len(query)} x {m} x {features}, k = {k}"
+        for part in ("distances", "indices", "tie_counts"):
+            assert torch.equal(getattr(found, part).cpu(), getattr(right, part)), f"{what}: {part} differ"
+        radius = float(right.distances[:, -1].double().median())
+        counts = range_count(query[:100].to(device), ours, radius)
+        assert torch.equal(counts.cpu(), range_count(query[:100], theirs, radius)), f"{what}: counts differ"
+        yield f"{what}: equal, {time.perf_counter() - begin:.1f} s"
+
+
+def main() -> None:
+    from biasgen import _cuda
+
+    for line in searches("cuda", "triton", 3000, 60_000):
+        print(line, flush=True)
+    tree_checks.check_all(_cuda, "cuda", 4096)
+    print("sweep: everything is equal", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
