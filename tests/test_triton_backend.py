@@ -34,9 +34,10 @@ def compiled(triton, monkeypatch):
     return ahead_of_time.compile_for
 
 
-def test_searches_in_the_interpreter(triton):
+@pytest.mark.parametrize("op", ["search", "denoise"])
+def test_in_the_interpreter(triton, op):
     """In a process of its own: Triton chooses its interpreter when a kernel is defined."""
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "tests/interpreted/triton_search.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", f"tests/interpreted/triton_{op}.py"]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
@@ -48,6 +49,13 @@ def test_searches_compile(compiled, name, capability):
     """To integer tensor-core products; tests/test_gpu_registers.py compiles every kernel, and counts."""
     product = "wgmma.mma_async" if capability == 90 and "64 x" in name else "mma.sync"
     assert re.search(rf"{re.escape(product)}\S*\.s32\.s8\.s8", compiled(name, capability).asm["ptx"])
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_denoiser_compiles_to_tensor_core_products(compiled, capability):
+    """Of double precision, and of single precision in parts of 11 bits."""
+    assert re.search(r"mma\.sync\S*\.f64\.f64\.f64\.f64", compiled("weigh, fp32", capability).asm["ptx"])
+    assert re.search(r"mma\S*\.f32\.tf32\.tf32", compiled("mean, fp32", capability).asm["ptx"])
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -4,6 +4,7 @@ from functools import cache
 import torch
 
 from biasgen.backends._values import pair_values
+from biasgen.triton_kernels import denoise_dense, denoise_listed
 from biasgen.triton_kernels._tile import Slices, padded
 from biasgen.triton_kernels.exact_values import squared
 from biasgen.triton_kernels.nearest import nearest
@@ -31,7 +32,40 @@ def check(device: torch.device) -> None:
         wanted.append(pair_values(x[queries], y.double()[rows], "sqeuclidean"))
         found.append(squared(x, y, queries, rows))
         if not all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)):
-            raise RuntimeError(f"backend: the Triton kernels give wrong answers on {device}; use backend='torch', and please report it")
+            raise _wrong(device)
+
+
+@cache
+def check_denoiser(device: torch.device) -> None:
+    """RuntimeError where the sums of the empirical denoiser, over panels and over lists, are not right on this device."""
+    random = torch.Generator().manual_seed(0)
+    for N, M, D, dtype in ((65, 130, 40, torch.float32), (3, 70, 530, torch.float64)):
+        x, y = (torch.rand(n, D, generator=random, dtype=torch.float64).to(dtype).to(device) for n in (N, M))
+        log_p, x = torch.linspace(-30, 0, M, dtype=torch.float64, device=device), x.double()
+        center, factor, scale = y[:9].double().mean(0), torch.full_like(x[:, 0], 0.5), torch.full_like(x[:, 0], 0.7)
+        offset = y.double() - center
+        squares = offset.square().sum(1)
+        top, *found = denoise_dense.weighted(x, factor, y, center, squares, log_p, 1 << 24)
+        weights = (x @ offset.T - squares / 2 + log_p - top[:, None]).exp()
+        _compare(found, weights, offset, 6e-6, device)
+
+        x, weights, pairs = x[:3], weights[:3], torch.arange(3 * M, device=device)
+        found = denoise_listed.squares_of(x, scale, y, center, pairs // M, pairs % M)
+        if not torch.allclose(found, (x[:, None] - 0.7 * offset).square().sum(2).flatten(), rtol=1e-12, atol=0):
+            raise _wrong(device)
+        found = denoise_listed.weighted(weights.flatten(), y, pairs % M, torch.arange(4, device=device) * M)
+        _compare(found, weights, y.double(), 1e-12, device)
+
+
+def _compare(found, weights, y, tolerance, device):
+    total, squares, sums = found
+    close = torch.allclose(total, weights.sum(1), rtol=1e-11, atol=0) and torch.allclose(squares, weights.square().sum(1), rtol=1e-11, atol=0)
+    if not close or ((sums - weights @ y).abs() > tolerance * total[:, None] * y.abs().amax()).any():
+        raise _wrong(device)
+
+
+def _wrong(device):
+    return RuntimeError(f"backend: the Triton kernels give wrong answers on {device}; use backend='torch', and please report it")
 
 
 def _codes(features, rows, largest):

@@ -60,12 +60,12 @@ class _Block:
         self._prepared, self._distance, self._coded = prepared, prepared.distance, coded(prepared, slices)
         self._x = points(query, self._distance)
         self._slices, self._codes = encode(query, self._coded.grid)
-        self.opened = 0
+        self.opened, self.outlying = 0, len(self._coded.outlying)
 
-    def first_limit(self, k):
-        """(n,) a value that k rows do not exceed."""
+    def first_limit(self, k, step=None):
+        """(n,) a value that k rows do not exceed, of one row in `step`."""
         reference, n = self._coded, len(self._x)
-        step = max(1, min(STEP, len(reference.slices) // max(k, SAMPLE)))
+        step = step or max(1, min(STEP, len(reference.slices) // max(k, SAMPLE)))
         rows = nearest(self._slices, reference.slices[::step], reference.multiplicity[::step].contiguous(), k)[1] * step
         queries = torch.arange(n, device=rows.device).repeat_interleave(k)
         return self._values(queries, rows.flatten()).reshape(n, k).amax(1)
@@ -73,23 +73,32 @@ class _Block:
     def open_pairs(self, length, max_memory, counts=None):
         """Yield (slice of the queries, numbers of queries in it, rows, values) by query and row: all pairs with a value that `length` (n,)
         allows, and some that it does not. counts (n,): pairs that are surely within go there instead, with multiplicity."""
+        yield from self.pairs(self.within(length, counts), max_memory)
+
+    def within(self, length, counts=None, step=1):
+        """The rows that open_pairs values but the outlying ones, counted; of one row in `step`."""
         reference = self._coded
         near, far = reference.limits(length, self._codes.residual)
         if counts is None:
             near = torch.full_like(far, -1)
         elif self._distance in ON_SPHERE:
             near = torch.where(self._codes.zero, -1, near)  # the value between zero and another row is not half a square
-        within = Within(self._slices, reference.slices, reference.multiplicity, near, far)
+        within = Within(self._slices, reference.slices[::step], reference.multiplicity[::step].contiguous(), near, far)
         if counts is not None:
             counts += within.weights
-        totals = within.counts + len(reference.outlying)
+        return within
+
+    def pairs(self, within, max_memory):
+        """What open_pairs yields, of rows that are counted already."""
+        reference, device = self._coded, self._x.device
+        totals = within.counts + self.outlying
         self.opened += int(totals.sum())
         for at in _runs(totals, max(1, max_memory // 64)):
             n = at.stop - at.start
-            queries = torch.arange(n, device=far.device).repeat_interleave(within.counts[at])
+            queries = torch.arange(n, device=device).repeat_interleave(within.counts[at])
             rows = within.rows(at)
             if len(reference.outlying):
-                queries = torch.cat([queries, torch.arange(n, device=far.device).repeat_interleave(len(reference.outlying))])
+                queries = torch.cat([queries, torch.arange(n, device=device).repeat_interleave(len(reference.outlying))])
                 rows = torch.cat([rows, reference.outlying.repeat(n)])
                 order = (queries * len(reference.slices) + rows).argsort()
                 queries, rows = queries[order], rows[order]

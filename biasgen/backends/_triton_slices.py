@@ -18,21 +18,21 @@ _TILE = 1 << 22  # elements that take five float64 at a time while rows are enco
 def integers(query: torch.Tensor, prepared) -> tuple[Slices, Slices]:
     """Query and reference of an integer distance. Their squared distance is sqeuclidean itself, or twice hamming."""
     if prepared.distance == "sqeuclidean":
-        return _shifted(query), _kept(prepared, "shifted", lambda: _shifted(prepared.rows))
+        return _shifted(query), kept(prepared, "shifted", lambda: _shifted(prepared.rows))
     symbols = 1 + int(prepared.largest)  # a token beyond them is equal to none, and so are zeros at its position
     if symbols > MAX_SYMBOLS or symbols * query.shape[1] > MAX_FEATURES:
-        return _tokens(query), _kept(prepared, query.dtype, lambda: _tokens(prepared.rows.to(query.dtype)))
-    return _one_hot(query, symbols), _kept(prepared, symbols, lambda: _one_hot(prepared.rows, symbols))
+        return _tokens(query), kept(prepared, query.dtype, lambda: _tokens(prepared.rows.to(query.dtype)))
+    return _one_hot(query, symbols), kept(prepared, symbols, lambda: _one_hot(prepared.rows, symbols))
 
 
 def multiplicity(prepared) -> torch.Tensor:
     """(U,) int32. ValueError for a reference whose rows cannot be numbered in int32."""
     if prepared.n > MAX_ROWS:
         raise ValueError(f"reference: the triton backend takes up to {MAX_ROWS} rows, got {prepared.n}")
-    return _kept(prepared, "multiplicity", lambda: prepared.multiplicity.int())
+    return kept(prepared, "multiplicity", lambda: prepared.multiplicity.int())
 
 
-def _kept(prepared, key, make):
+def kept(prepared, key, make):
     """What `make` gives, made once; it stays with the rows, finished for every stream."""
     key = "triton", key
     if key not in prepared.packed:
@@ -88,7 +88,7 @@ class Coded:
 
 def coded(prepared, slices: int) -> Coded:
     """The reference, encoded once for each number of slices; takes slices * U * D bytes."""
-    return _kept(prepared, (prepared.distance, slices), lambda: _encode(prepared, slices))
+    return kept(prepared, (prepared.distance, slices), lambda: _encode(prepared, slices))
 
 
 def encode(rows: torch.Tensor, grid: Grid) -> tuple[Slices, Codes]:

@@ -1,4 +1,5 @@
-"""Triton kernels: searches by int8 tensor-core products on an NVIDIA GPU, or in Triton's interpreter (TRITON_INTERPRET=1) on the CPU."""
+"""Triton kernels: searches by int8 tensor-core products, and the empirical denoiser, on an NVIDIA GPU; or in Triton's interpreter
+(TRITON_INTERPRET=1) on the CPU."""
 import torch
 
 from biasgen import _settings
@@ -10,6 +11,7 @@ _SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("ha
 OPS = {
     "knn": _SEARCH,
     "range_count": _SEARCH | {"distances": (*_SEARCH["distances"], "euclidean")},
+    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean",)},
 }
 MAX_MEMORY = 256 << 20  # bytes for pairs that one block of queries leaves open
 QUERIES = 8192  # of a block whose rows are counted and listed
@@ -88,12 +90,28 @@ def range_count(query, prepared, radius, max_memory=None):
         return torch.cat([part.weights for part in _within(query, searched, limit, limit)])
 
 
-def _check(query):
-    """The self-test of the query's device, before the first search on it; never while a CUDA graph is captured, nor interpreted."""
+def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
+    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
+
+    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
+    checked by the op, the weights normalized. The temporaries take about max_memory bytes; once a search is tried, the rows are kept once
+    more in two bytes a feature.
+    """
+    from biasgen.backends import _triton_denoise
+
+    with exact_arithmetic(_elements(x_t, prepared)):
+        _check(x_t, denoiser=True)
+        return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
+
+
+def _check(query, denoiser=False):
+    """The self-test of the query's device, before the first call on it; never while a CUDA graph is captured, nor interpreted."""
     from biasgen.backends import _triton_check
 
     if query.is_cuda and not is_capturing(query.device):
         _triton_check.check(query.device)
+        if denoiser:
+            _triton_check.check_denoiser(query.device)
 
 
 def _elements(query, prepared):

@@ -67,8 +67,12 @@ class Prepared:
         """Where rows are."""
         return self.rows.device
 
-    def blocks(self) -> Iterator[tuple[int, "Prepared"]]:
-        """Yield (index of the first row, Prepared) of consecutive runs of the rows: all of them at once."""
+    def serves(self, device: torch.device) -> bool:
+        """Whether queries on `device` can be searched for."""
+        return device == self.device
+
+    def blocks(self, device: torch.device) -> Iterator[tuple[int, "Prepared"]]:
+        """Yield (index of the first row, Prepared on the device of the query) of consecutive runs of the rows: all of them at once."""
         yield 0, self
 
     def seen(self, query: torch.Tensor) -> list[torch.Tensor]:
@@ -124,9 +128,9 @@ def query_of(query: Any, prepared: Any) -> torch.Tensor:
     if rows.is_floating_point() != prepared.element.is_floating_point:
         kind = "floats" if prepared.element.is_floating_point else "uint8"
         raise ValueError(f"query: want {kind} as in the reference, got {dtype_name(query, 'query')}")
-    device = prepared.device
-    if isinstance(query, torch.Tensor) and rows.device != device:
-        raise ValueError(f"query: want a tensor on {device} as the reference, got {query.device}")
+    device = rows.device if isinstance(query, torch.Tensor) else prepared.device
+    if not prepared.serves(device):
+        raise ValueError(f"query: want a tensor on {prepared.device} as the reference, got {query.device}")
     dtype = torch.promote_types(rows.dtype, prepared.element)
     if rows.dtype == dtype:
         return rows.to(device)

@@ -1,4 +1,5 @@
 """A reference larger than memory: its rows are prepared a block at a time, whenever they are searched."""
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from biasgen import distances
 from biasgen.ops._prepared import Prepared, distance_of, of_rows, prepare
 from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops._stream import blocks
+from biasgen.ops._upload import Cuda, uploaded
 from biasgen.ops._views import checked_views
 
 # How often a search holds the bytes of the rows at most. Whole: converted, distinct, packed for the cpu backend, and float rows once more
@@ -55,12 +57,21 @@ class Streamed:
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are searched."""
+        """Where the rows are."""
         rows = self.sources[0]
         return rows.device if isinstance(rows, torch.Tensor) else torch.device("cpu")
 
-    def blocks(self) -> Iterator[tuple[int, Prepared]]:
-        """Yield (index of the first row, Prepared) of consecutive runs of the rows."""
+    def serves(self, device: torch.device) -> bool:
+        """Whether queries on `device` can be searched for: there, or from the host on a GPU."""
+        return device == self.device or (self.device.type, device.type) == ("cpu", "cuda")
+
+    def blocks(self, device: torch.device) -> Iterator[tuple[int, Prepared]]:
+        """Yield (index of the first row, Prepared on the device of the query) of consecutive runs of the rows."""
+        if device == self.device:
+            return self._prepared()
+        return uploaded(self._prepared(), self.block_rows, math.prod(self.shape) * self.element.itemsize, Cuda(device))
+
+    def _prepared(self) -> Iterator[tuple[int, Prepared]]:
         for start, flat in _checked(self.sources, "rows", self.distance, self.block_rows):
             yield start, of_rows(flat.to(self.element), self.distance, self.shape, self.views, shared=True)
 

@@ -32,7 +32,7 @@ def range_count(query: Any, reference: Any, radius: float, *, distance: str | No
     rows = query_of(query, prepared)
     limits = torch.full((len(rows),), float(radius), dtype=torch.float64, device=rows.device)
     module = _module("range_count", rows, prepared)
-    return like(query, sum(module.range_count(rows, block, limits) for _, block in prepared.blocks()))
+    return like(query, sum(module.range_count(rows, block, limits) for _, block in prepared.blocks(rows.device)))
 
 
 @exact_arithmetic()
@@ -53,7 +53,7 @@ def distance_histogram(query: Any, reference: Any, bins: Any, *, distance: str |
     rows = query_of(query, prepared)
     edges = torch.from_numpy(_edges(bins, prepared)).to(rows.device)
     module = _module("distance_histogram", rows, prepared)
-    return like(query, sum(module.distance_histogram(rows, block, edges) for _, block in prepared.blocks()))
+    return like(query, sum(module.distance_histogram(rows, block, edges) for _, block in prepared.blocks(rows.device)))
 
 
 def _edges(bins: Any, prepared: Prepared | Streamed) -> np.ndarray:

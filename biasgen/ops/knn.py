@@ -77,7 +77,7 @@ def knn(
     chosen = _call(rows.device, prepared)
     name, module = choose("knn", **chosen, backend=backend)
     found, best, distinct, pairs = k + exclude_self, None, 0, 0
-    for start, block in prepared.blocks():
+    for start, block in prepared.blocks(rows.device):
         if exclude_self:
             _check_same(rows, block, start)
         parts = []
@@ -99,7 +99,7 @@ def knn(
         tie_counts -= 1
         if alone.any():
             _, torch_module = choose("range_count", **chosen, backend="torch")
-            for _, block in prepared.blocks():
+            for _, block in prepared.blocks(rows.device):
                 tie_counts[alone] += torch_module.range_count(rows[alone], block.searched, values[alone, 0], max_memory)
             tie_counts[alone] -= 1
     found_distances = rooted(values, prepared.distance)

@@ -45,7 +45,7 @@ def nearest_credit(
     ordered_by = distances.get(prepared.distance).ordered_by
     _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=ordered_by, backend=backend)
     smallest, tie_counts, reached = None, None, []
-    for _, block in prepared.blocks():
+    for _, block in prepared.blocks(rows.device):
         near = nearest(module, rows, block, 1)
         values = near.values[:, 0]
         if smallest is None:
@@ -60,7 +60,7 @@ def nearest_credit(
 
     inside = torch.ones_like(found, dtype=torch.bool) if within is None else found <= within
     weights = torch.empty(prepared.n, dtype=torch.float64)
-    for (start, block), (queries, values, tie_rows) in zip(prepared.blocks(), reached, strict=True):
+    for (start, block), (queries, values, tie_rows) in zip(prepared.blocks(rows.device), reached, strict=True):
         giving = (values == smallest[queries]) & inside[queries]  # a later block may have come nearer
         queries, tie_rows = queries[giving], tie_rows[:, giving]
         shares = np.zeros(len(block.rows))

@@ -32,7 +32,7 @@ def pairwise_distances(query: Any, reference: Any, *, distance: str | None = Non
     _, module = choose(
         "pairwise_distances", device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend="torch"
     )
-    for start, block in prepared.blocks():
+    for start, block in prepared.blocks(rows.device):
         module.pairwise_distances(rows, block, table[:, start : start + block.n])
     return like(query, table) if out is None else out
 

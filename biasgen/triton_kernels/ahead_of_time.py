@@ -3,7 +3,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from biasgen.triton_kernels import exact_values, nearest, within
+from biasgen.triton_kernels import denoise_dense, denoise_listed, exact_values, nearest, within
 from biasgen.triton_kernels._tile import OPTIONS, STEP
 
 _RESIDENT_D = 128
@@ -15,6 +15,11 @@ _SIZES = {"N": "i32", "M": "i32", "share": "i32"}
 _NEAREST = _SEARCH | {"best_keys": "*key", "best_rows": "*i32", "tie_rows": "*i32", "tie_counts": "*i64"} | _SIZES
 _WITHIN = {"near": "*key", "far": "*key", "weights": "*i64", "counts": "*i32", "starts": "*i64", "rows": "*i32"}
 _VALUES = {"query": "*fp64", "reference": "*fp32", "queries": "*i64", "rows": "*i64", "values": "*fp64", "P": "i32", "D": "i32"}
+_COUNTS = dict.fromkeys(("N", "M", "P", "first", "D", "panels"), "i32")
+_DENSE = dict.fromkeys(("query", "factor", "center", "squares", "log_p", "tops", "totals", "total_squares"), "*fp64")
+_DENSE |= dict.fromkeys(("kept", "factors", "sums", "total", "sum_of_squares"), "*fp64") | {"weights": "*fp32"}
+_LISTED = dict.fromkeys(("query", "scale", "center", "squares", "weights", "sums", "total", "sum_of_squares"), "*fp64")
+_LISTED |= dict.fromkeys(("queries", "listed", "starts"), "*i64")
 _ROWS = {  # what rows are compiled for: two slices, int64 keys, tokens, queries held on the chip
     "int8": (False, False, False, False),
     "int8, D <= 128": (False, False, False, True),
@@ -45,15 +50,25 @@ def kernels() -> dict[str, tuple]:
     for type in ("fp32", "fp64"):
         types = _VALUES | {"reference": f"*{type}"}
         table[f"squared, {type}"] = exact_values._values_kernel, types, {"TILE_P": exact_values.TILE_P}, exact_values.OPTIONS
+        for verb, kernel, module, types in (
+            ("weigh", denoise_dense._weigh_kernel, denoise_dense, _DENSE),
+            ("mean", denoise_dense._mean_kernel, denoise_dense, _DENSE),
+            ("squares of listed", denoise_listed._squares_kernel, denoise_listed, _LISTED),
+            ("mean of listed", denoise_listed._sums_kernel, denoise_listed, _LISTED),
+        ):
+            types = {name: (types | _COUNTS | {"rows": f"*{type}"})[name] for name in kernel.arg_names if name.islower() or len(name) == 1}
+            constants = {name: getattr(module, name) for name in kernel.arg_names if name not in types}
+            table[f"{verb}, {type}"] = kernel, types, constants, module.OPTIONS
     return table
 
 
 def compile_for(name: str, capability: int) -> CompiledKernel:
-    """The kernel called `name`, for a compute capability (80, 90). Rows are padded, so that lengths and pointers are multiples of 16."""
+    """The kernel called `name`, for a compute capability (80, 90). Pointers are multiples of 16, and so are sizes that Triton looks at: rows
+    are padded, and those of the denoiser usually are as long."""
     kernel, types, constants, options = kernels()[name]
     even = [name for name, type in types.items() if type.startswith("*")]
-    if "share" in types:
-        even += ["share"] if constants["TOKENS"] else ["D", "stride", "share"]
+    sizes = {param.name for param in kernel.params if types.get(param.name) == "i32" and not param.do_not_specialize}
+    even += sizes - ({"D", "stride"} if constants.get("TOKENS") else set())
     aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in even}
     source = ASTSource(fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
