@@ -121,6 +121,35 @@ def test_tokens_become_one_hot_rows_where_they_fit(triton, symbols, length, toke
     assert reference.norms.tolist() == [length] * 2
 
 
+def test_what_is_kept_is_awaited_on_other_streams_but_not_under_capture(triton, monkeypatch):
+    from biasgen.backends import _triton_slices
+
+    class Stream:
+        def __init__(self, name):
+            self.name, self.awaited = name, []
+
+        def record_event(self):
+            return f"made on {self.name}"
+
+        def wait_event(self, event):
+            self.awaited.append(event)
+
+    streams, capturing = [Stream("a"), Stream("b")], []
+    prepared = SimpleNamespace(rows=SimpleNamespace(device=torch.device("cuda:1")), packed={})
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[0])
+    monkeypatch.setattr(_triton_slices, "is_capturing", lambda device: bool(capturing))
+    made = [_triton_slices.kept(prepared, "rows", object)]
+    streams.reverse()
+    made.append(_triton_slices.kept(prepared, "rows", object))
+    assert streams[0].awaited == ["made on a"]
+    capturing.append(True)
+    made.append(_triton_slices.kept(prepared, "rows", object))
+    assert streams[0].awaited == ["made on a"]
+    assert made[0] is made[1] is made[2]
+    with pytest.raises(RuntimeError, match=r"search once before$"):
+        _triton_slices.kept(prepared, "others", object)
+
+
 def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeypatch):
     from biasgen.triton_kernels import _tune
     from biasgen.triton_kernels._tile import Slices, Tile

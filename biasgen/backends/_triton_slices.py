@@ -33,15 +33,17 @@ def multiplicity(prepared) -> torch.Tensor:
 
 
 def kept(prepared, key, make):
-    """What `make` gives, made once; it stays with the rows, finished for every stream."""
-    key = "triton", key
+    """What `make` gives, made once; it stays with the rows, and streams other than the one that made it wait for it."""
+    key, device = ("triton", key), prepared.rows.device
     if key not in prepared.packed:
-        if is_capturing(prepared.rows.device):
+        if is_capturing(device):
             raise RuntimeError("reference: its int8 rows are made by the first search, which cannot be captured; search once before")
-        prepared.packed[key] = make()
-        if prepared.rows.is_cuda:
-            torch.cuda.current_stream(prepared.rows.device).synchronize()
-    return prepared.packed[key]
+        made = make()
+        prepared.packed[key] = made, torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+    made, finished = prepared.packed[key]
+    if finished is not None and not is_capturing(device):  # a capture begins when all before it is over
+        torch.cuda.current_stream(device).wait_event(finished)
+    return made
 
 
 def _shifted(rows: torch.Tensor) -> Slices:
