@@ -37,8 +37,8 @@ def empirical_denoise(
     x0_hat is the mean of the rows under weights proportional to exp(log_weights[j] - |x_t - scale rows[j]|^2 / (2 sigma^2)). It is right
     to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D), and the effective
     sample size to a relative 1e-5. All hold while the nearest scaled row is within 1e5 sigma of x_t, of tokens 1e4 sigma (a noised row is
-    within sqrt(D) sigma, about): beyond it float64 cannot tell the rows apart. With the cpu backend a query's bits depend on the
-    instruction set and the rows, not on the rest of the batch; those of the torch backend do. No gradient is recorded.
+    within sqrt(D) sigma, about): beyond it float64 cannot tell the rows apart. With the cpu and triton backends a query's bits
+    depend on the instruction set or device and the rows, not on the rest of the batch; those of the torch backend do. No gradient is recorded.
 
     Args:
         x_t: (B, ...) float32 or float64 array or tensor, D numbers a row; (B, ..., Q) where rows are tokens.
@@ -48,9 +48,10 @@ def empirical_denoise(
         sigma: a number > 0, or one a query, (B,).
         log_weights: (M,) natural logarithms of the probabilities of the rows, unnormalized; -inf leaves a row out, and prepares the others
             for this call. None: all equal.
-        backend: "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
+        backend: "triton" (not for tokens), "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
         max_memory: bytes for the temporaries, about; 256 MiB by default. At least one row and one query are worked on. The cpu backend
-            keeps M (D + 16) bytes more with what is prepared, of tokens nothing; a thread takes 256 D more for tokens.
+            keeps M (D + 16) bytes more with what is prepared, of tokens nothing; a thread takes 256 D more for tokens. The triton backend
+            keeps 2 M D bytes more once it has searched for a list.
 
     Returns:
         Denoised of x0_hat in shape and type of x_t, log p (B,) float64 in nats: density by Lebesgue measure; effective_sample_size and

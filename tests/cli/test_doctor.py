@@ -45,7 +45,7 @@ def test_doctor_says_what_runs_each_op(monkeypatch, capsys):
     assert doctor.run(None) == 0
     said = capsys.readouterr().out
     assert re.search(r"^tree_posterior +cpu +cuda$", said, re.M)
-    assert re.search(r"^empirical_denoise +cpu +torch$", said, re.M)
+    assert re.search(r"^empirical_denoise +cpu +triton; torch for hamming$", said, re.M)
     if "cuda" in triton_backend.DEVICES:
         assert doctor.chosen("knn", "cuda") == "triton; torch for cityblock"
         assert doctor.chosen("range_count", "cuda") == "triton; torch for cityblock"

@@ -57,7 +57,7 @@ def taken(monkeypatch):
 
 @pytest.mark.parametrize("sigma", [1e-4, 1e-2, 0.3, 1.0, 30.0, 1e3])
 @pytest.mark.parametrize(
-    ("M", "D", "dtype"), [(1, 1, np.float32), (65, 1, np.float64), (300, 17, np.float32), (70, 33, np.float64), (9, 530, np.float32)]
+    ("M", "D", "dtype"), [(1, 1, np.float32), (65, 1, np.float64), (300, 17, np.float32), (70, 33, np.float64), (9, 130, np.float32)]
 )
 def test_every_level(M, D, dtype, sigma):
     for scale in (1e-3, 1.0):
@@ -114,10 +114,9 @@ def test_bits_do_not_depend_on_the_batch(taken, monkeypatch):
     whole = run(np.arange(70))
     assert min(taken.values()) >= 5, taken
     shuffled = rng.permutation(70)
-    check(run(shuffled), shuffled)
-    for start, size in ((0, 1), (7, 1), (12, 1), (1, 67)):
+    check(run(shuffled, max_memory=150_000), shuffled)
+    for start, size in ((0, 1), (12, 1), (2, 66)):
         check(run(np.arange(start, start + size)), slice(start, start + size))
-    check(run(np.arange(70), max_memory=150_000), slice(None))
 
 
 @pytest.mark.parametrize("ends", [(-5000, 0), (-9, 0), (0, -5000)])
