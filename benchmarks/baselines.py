@@ -73,7 +73,7 @@ def softmax_denoiser(
     The constant of a query drops out of the softmax. 1024 rows a chunk was the best of 512 .. 20000 on the machine of docs/benchmarks.md.
     """
     query, half = x * (scale / sigma**2), norms * (scale**2 / (2 * sigma**2))
-    top = torch.full((len(x), 1), -torch.inf)
+    top = torch.full((len(x), 1), -torch.inf, device=x.device)
     total, sums = torch.zeros_like(top), torch.zeros_like(x)
     for y, h in zip(rows.split(chunk), half.split(chunk), strict=True):
         logits = torch.addmm(-h, query, y.T)

@@ -54,7 +54,12 @@ def test_table():
 
 def test_measurements_at_toy_size(kernels):
     records = [*measure.ceilings("cpu", 32, 1000), *measure.searches("cpu", 70, 128, "cpu"), *measure.trees(kernels, "cpu", 33, 5, 3)]
+    records += measure.denoisers("cpu", 9, 60, 24, "cpu")
     by_name = {row["name"]: row for row in rows(records)}
+    for noise in ("0.99", "0.001"):
+        row = by_name[f"empirical denoiser, noise {noise}"]
+        assert row["baseline"] == f"torch float32 softmax, noise {noise}"
+        assert row["value"] == pytest.approx(4 * 9 * 60 * 24 / 1e9 / row["milliseconds"])
     for name, (features, k, distance, dtype) in measure.SEARCHED.items():
         assert by_name[name]["share"] == by_name[name]["value"] / by_name[measure.INT8]["value"]
         assert by_name[name]["value"] == pytest.approx(2 * 70 * 128 * features / 1e9 / by_name[name]["milliseconds"])

@@ -3,6 +3,7 @@
 python -m benchmarks.gpu.measure prints a table and writes benchmarks/results/<date>-<device>.jsonl; the same to $OUT where that is set.
 """
 import datetime
+import math
 import os
 import statistics
 import subprocess
@@ -18,12 +19,14 @@ import torch
 from benchmarks import baselines, near_copies
 from benchmarks.gpu.baselines import nearest_of
 from benchmarks.gpu.records import Record, table, write
-from biasgen import knn
+from biasgen import EmpiricalDenoiser, knn
 from biasgen.backends import _cuda_trees
 from biasgen.data.training_set import TrainingSet
 from biasgen.diffusion import forward_process, one_hot
 from biasgen.diffusion.schedule import Schedule
+from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.ops.tree_posterior import tree_posterior
+from biasgen.testing import assert_denoised_close
 from biasgen.trees.grammar import TreeGrammar
 from biasgen.trees.trajectories import launch_arguments
 
@@ -159,6 +162,27 @@ def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Reco
     yield Record("strings", B / spent / 1e3, "M strings/s", spent)
 
 
+def denoisers(device: str, B: int, M: int, D: int, backend: str = "triton") -> Iterator[Record]:
+    """The empirical denoiser, float32, where nearly all rows matter (1 - alpha_bar = 0.99) and where few do (1e-3): four operations a
+    feature of a pair, of which the second needs fewer. AssertionError unless 8 queries keep the promise."""
+    random = torch.Generator().manual_seed(0)
+    rows = torch.rand((M, D), generator=random) * 2 - 1
+    reference, norms = EmpiricalDenoiser(rows.to(device)), rows.square().sum(1).to(device)
+    for noise in (0.99, 1e-3):
+        scale, sigma = math.sqrt(1 - noise), math.sqrt(noise)
+        x_t = scale * rows[:B] + sigma * torch.randn(rows[:B].shape, generator=random)
+        right = empirical_denoise(x_t[:8].double(), rows, scale, sigma, backend="torch")
+        given = x_t.to(device)
+        ours = partial(empirical_denoise, given, reference, scale, sigma, backend=backend)
+        found = ours()
+        assert_denoised_close((found.x0_hat[:8].cpu(), found.log_density[:8].cpu()), (right.x0_hat, right.log_density), rows)
+        name, work = f"empirical denoiser, noise {noise:g}", 4 * B * M * D / 1e9
+        spent = milliseconds(ours, device)
+        yield Record(name, work / spent, "TOP/s", spent, of=FLOAT32)
+        rival = partial(baselines.softmax_denoiser, given, reference.prepared.rows, norms, scale, sigma, chunk=8192)
+        yield attempt(f"torch float32 softmax, noise {noise:g}", rival, work, "TOP/s", device, against=name)
+
+
 def wrong_neighbors(device: str, bases: int, queries: int, backend: str = "triton") -> Iterator[Record]:
     """Near-copies of benchmarks/near_copies.py: share of queries whose neighbor is strictly farther than the nearest row."""
     for make in (near_copies.bright, near_copies.uniform, near_copies.photo):
@@ -220,6 +244,7 @@ def main() -> None:
     parts = [
         ("ceilings", ceilings("cuda")),
         ("trees", trees(_cuda, "cuda", 2**22, 2**17, 100)),
+        ("denoisers", denoisers("cuda", 4096, 50_000, 3072)),
         ("near-copies", wrong_neighbors("cuda", 500, 1000)),
         *((name, searches("cuda", 33_792, 65_536, names=(name,))) for name in SEARCHED),   # two tiles for each of 132 multiprocessors
     ]
