@@ -44,7 +44,7 @@ def chosen(op: str, device: str) -> str:
     for distance in takes["distances"] or (None,):
         ordered_by = distances.get(distance).ordered_by if distance and op == "knn" else distance
         for dtype in takes["dtypes"]:
-            if distance is None or dtype in distances.get(distance).dtypes:
+            if distance is None or op == "empirical_denoise" or dtype in distances.get(distance).dtypes:  # there of x_t, not of the rows
                 try:
                     name = choose(op, device=device, dtype=dtype, distance=ordered_by)[0]
                 except ValueError:
