@@ -261,8 +261,9 @@ def test_the_demo_measures_the_same_on_every_backend(monkeypatch, tmp_path):
                 del found["exact_copies"][by_trees]
         records.append((verdict, metrics, onset))
     assert records[0] == records[1] == records[2]
-    assert len(records[0][1]) == 2 and set(records[0][1][0]) > {"own_share", "kl_own", "near_copies", "exact_copies", "twin_distance"}
-    assert [searched.count(backend) for backend in ("cpu", "torch", "triton")] == [len(searched) // 3] * 3 and searched
+    assert len(records[0][1]) == 2
+    assert set(records[0][1][0]) > {"own_share", "kl_own", "near_copies", "exact_copies", "twin_distance"}
+    assert len({searched.count(backend) for backend in ("cpu", "torch", "triton")}) == 1
 
 
 def test_views_and_tokens_of_two_widths():
