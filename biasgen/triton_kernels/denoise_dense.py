@@ -65,8 +65,8 @@ def _mean_kernel(
     weights, rows, center, kept, factors, totals, total_squares, sums, total, sum_of_squares, N, M, first, D, panels,
     TILE_N: tl.constexpr, PANEL: tl.constexpr, STEP: tl.constexpr, TILE_D: tl.constexpr,
 ):  # fmt: skip
-    """Go on with sums (N, D), total and sum_of_squares (N,) float64 of the weights: panel by panel what there is times kept (P, N), and what
-    the panel adds, which _weigh_kernel gave below its own largest logit, times factors (P, N)."""
+    """Go on with sums (N, D), total and sum_of_squares (N,) float64 of the weights: panel by panel what there is times kept (P, N), and
+    what the panel adds, which _weigh_kernel gave below its own largest logit, times factors (P, N)."""
     i = tl.program_id(0) * TILE_N + tl.arange(0, TILE_N)
     d = tl.program_id(1) * TILE_D + tl.arange(0, TILE_D)
     held = i < N

@@ -53,7 +53,7 @@ def _sums_kernel(weights, rows, listed, starts, sums, total, sum_of_squares, D, 
 
 
 def squares_of(query, scale, rows, center, queries, listed):
-    """(P,) float64: |x' - s (y - c)|^2 of the pairs (queries[p], listed[p]) int64 of x' (N, D), s (N,), c (D,) float64 and rows y (M, D)."""
+    """(P,) float64: |x' - s (y - c)|^2 of the pairs (queries[p], listed[p]) int64; x' (N, D), s (N,), c (D,) float64, rows y (M, D)."""
     squares = torch.empty(len(listed), dtype=torch.float64, device=query.device)
     with torch.cuda.device_of(query):
         _squares_kernel[(triton.cdiv(len(listed), TILE_P),)](

@@ -9,14 +9,17 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks.gpu import sweep
 from benchmarks.host_reads import NoHostReads
-from biasgen import TrainingSet, knn, nearest_credit, range_count, train_affinity
+from biasgen import TrainingSet, backends, knn, nearest_credit, range_count, train_affinity
 from biasgen.backends import _mode, _triton_check, _triton_floats, _triton_slices, triton_backend
+from biasgen.experiments.tree import demo
 from biasgen.ops._prepared import prepare, query_of
 from biasgen.oracle import knn as oracle
+from biasgen.report.records import read_record
 from biasgen.triton_kernels import _tile, nearest, within
 from biasgen.triton_kernels.exact_values import squared
 
 DEVICE = triton_backend.DEVICES[0]
+ON_HOST = pytest.mark.skipif(DEVICE != "cpu", reason="arrays lie on the host, where compiled kernels do not run")
 
 
 def on_device(*arrays):
@@ -224,6 +227,7 @@ def test_range_count(distance, dtype):
         np.testing.assert_array_equal(found.cpu().numpy(), (table <= radius).sum(1))
 
 
+@ON_HOST
 def test_one_switch_runs_the_same_measurement(monkeypatch):
     """Tokens and images, ties and duplicates: the numbers of every backend are equal."""
     rng = np.random.default_rng(0)
@@ -237,6 +241,29 @@ def test_one_switch_runs_the_same_measurement(monkeypatch):
             result = train_affinity(**sets, permutations=49)
             results.append((float(result), result.ci, result.p_value, result.null.mean, result.null.q95))
         assert results[0] == results[1] == results[2]
+
+
+@ON_HOST
+def test_the_demo_measures_the_same_on_every_backend(monkeypatch, tmp_path):
+    """Two networks of its own, trained for some steps; all that comes of neighbours, in every evaluation, to the bit."""
+    monkeypatch.setitem(demo.SCALES, "toy", demo.Scale(40, 120, 8, 8, (1, 3), 60, 2))
+    searched, records = [], []
+    for backend in ("cpu", "torch", "triton"):
+        monkeypatch.setattr(backends, "ORDER", (backend, "cpu", "torch", "triton"))  # trees have no Triton kernels: no switch alone does
+        module = backends.load(backend)[0]
+        knn = module.knn
+        monkeypatch.setattr(module, "knn", lambda *inputs, name=backend, knn=knn: searched.append(name) or knn(*inputs))
+        verdict = demo.run(scale="toy", record=tmp_path / backend)
+        _, evaluations, onset = read_record(tmp_path / backend)
+        metrics = [evaluation["metrics"] for evaluation in evaluations]
+        for found in metrics:
+            for by_trees in ("null", "excess"):  # how many copies are expected, which belief propagation says
+                del found["exact_copies"][by_trees]
+        records.append((verdict, metrics, onset))
+    assert records[0] == records[1] == records[2]
+    assert len(records[0][1]) == 2
+    assert set(records[0][1][0]) > {"own_share", "kl_own", "near_copies", "exact_copies", "twin_distance"}
+    assert len({searched.count(backend) for backend in ("cpu", "torch", "triton")}) == 1
 
 
 def test_views_and_tokens_of_two_widths():

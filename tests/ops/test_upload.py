@@ -89,7 +89,7 @@ def problem():
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_block_is_searched_as_it_was(order):
-    rows, streamed = problem()
+    _, streamed = problem()
     machine, seen = Machine(order), []
 
     def search(block):
@@ -111,7 +111,7 @@ def test_every_block_is_searched_as_it_was(order):
 
 def test_a_block_is_copied_while_the_one_before_is_searched():
     """When the search of a block is enqueued, the copy of the next may already be over; that of the one after cannot begin."""
-    rows, streamed = problem()
+    _, streamed = problem()
     machine, copied = Machine("copies first"), []
     copies = machine.copy
     machine.copy = lambda there, here: (copies(there, here), machine.copies.put(lambda: copied.append(len(copied))))
@@ -133,11 +133,10 @@ def test_an_error_of_a_block_is_raised_where_it_was_due(order):
         yield from problem()[1]._prepared()
         raise ValueError("rows: broken")
 
-    found = []
+    found = _upload.uploaded(blocks(), 6, 3, Machine(order))
+    assert len([next(found)[0] for _ in range(8)]) == 8
     with pytest.raises(ValueError, match=r"^rows: broken$"):
-        for start, _ in _upload.uploaded(blocks(), 6, 3, Machine(order)):
-            found.append(start)
-    assert len(found) == 8
+        next(found)
 
 
 @pytest.mark.parametrize("distance", ["sqeuclidean", "cosine"])
@@ -164,6 +163,7 @@ def test_who_serves_whom():
     assert [streamed.serves(device) for device in (host, gpu, other)] == [True, True, False]
     assert [on_host.serves(device) for device in (host, gpu, other)] == [True, False, False]
     query = torch.empty((1, 3), dtype=torch.float32)
-    stand_in = SimpleNamespace(**{name: getattr(on_host, name) for name in ("distance", "shape", "element", "device")}, serves=lambda device: False)
+    same = {name: getattr(on_host, name) for name in ("distance", "shape", "element", "device")}
+    stand_in = SimpleNamespace(**same, serves=lambda device: False)
     with pytest.raises(ValueError, match=r"^query: want a tensor on cpu as the reference, got cpu$"):
         query_of(query, stand_in)
