@@ -122,6 +122,14 @@ def test_a_failed_measurement_does_not_stop_the_others():
     assert saved == [1, 3]
 
 
+def test_denoisers_of_the_sweep_at_toy_size(monkeypatch):
+    assert len([*sweep.denoisers("cpu", "cpu", 20, 150)]) == len(sweep.DENOISED)
+    wrong = sweep.empirical_denoise
+    monkeypatch.setattr(sweep, "empirical_denoise", lambda *a, backend: wrong(*a[:3], a[3] * (1.01 if backend == "cpu" else 1), backend=backend))
+    with pytest.raises(AssertionError, match="beyond the promise"):
+        next(sweep.denoisers("cpu", "cpu", 20, 150))
+
+
 def test_sweep_at_toy_size(monkeypatch):
     lines = [*sweep.searches("cpu", "torch", 20, 150)]
     assert len(lines) == len(sweep.SEARCHED)

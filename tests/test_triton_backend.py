@@ -13,6 +13,7 @@ import torch
 from biasgen import _settings, backends
 from biasgen.backends import triton_backend
 from biasgen.ops import counts
+from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,3 +229,48 @@ def test_a_call_on_the_cpu_does_not_probe(monkeypatch):
     assert backends.refusal("triton", "knn", **arguments) == "takes tensors on cuda, got cpu"
     monkeypatch.undo()
     backends.load.cache_clear()
+
+
+def test_kernels_that_fail_their_self_test_are_passed_over_but_not_where_they_were_asked_for(monkeypatch):
+    monkeypatch.setattr(backends, "ORDER", ("torch", "cpu"))
+    monkeypatch.delenv("BIASGEN_BACKEND", raising=False)
+    call = {"device": "cpu", "dtype": "float32"}
+    found = {"knn": "wrong", "tree_posterior": None}
+    monkeypatch.setattr(backends.load("torch")[0], "fault", found.get, raising=False)
+    assert choose("tree_posterior", **call)[0] == "torch"
+    with pytest.warns(RuntimeWarning, match=r"^backend: torch is passed over for knn: wrong$"):
+        assert choose("knn", **call)[0] == "cpu"
+    assert choose("knn", backend="torch", **call)[0] == "torch"
+    monkeypatch.setattr(backends, "ORDER", ("torch",))
+    with (
+        pytest.warns(RuntimeWarning, match="passed over"),
+        pytest.raises(ValueError, match=r"^backend: none can run knn here; torch: wrong$"),
+    ):
+        choose("knn", **call)
+
+
+def test_the_self_test_runs_once_on_a_device_and_not_under_capture(triton, monkeypatch):
+    from biasgen.backends import _triton_check
+
+    ran, capturing = [], [True]
+
+    def wrong(device):
+        ran.append(("denoiser", device.index))
+        raise RuntimeError("sums differ")
+
+    monkeypatch.setattr(triton_backend, "DEVICES", ("cuda",))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(triton_backend, "is_capturing", lambda device: capturing[0])
+    monkeypatch.setattr(_triton_check, "check", lambda device: ran.append(("search", device.index)))
+    monkeypatch.setattr(_triton_check, "check_denoiser", wrong)
+    triton_backend._fault.cache_clear()
+    try:
+        assert triton_backend.fault("knn") is None
+        assert ran == []
+        capturing[0] = False
+        for _ in range(2):
+            assert triton_backend.fault("knn") is triton_backend.fault("range_count") is None
+            assert triton_backend.fault("empirical_denoise") == "RuntimeError: sums differ"
+        assert ran == [("search", 1), ("search", 1), ("denoiser", 1)]
+    finally:
+        triton_backend._fault.cache_clear()

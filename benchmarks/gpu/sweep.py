@@ -1,4 +1,4 @@
-"""Kernels on a device at sizes that no emulation reaches: searches against the native CPU kernels to the bit, trees against their oracles.
+"""Kernels on a device at sizes that no emulation reaches: searches equal to the CPU's to the bit, denoisers and trees as promised.
 
 python -m benchmarks.gpu.sweep; AssertionError where something differs.
 """
@@ -11,6 +11,8 @@ import torch
 from benchmarks import tree_checks
 from biasgen import knn, range_count
 from biasgen.data.training_set import TrainingSet
+from biasgen.ops.empirical_denoise import empirical_denoise
+from biasgen.testing import assert_denoised_close
 
 # distance, element type, features, k. Features: on the chip, off by one from a step, as CIFAR, beyond int32.
 SEARCHED = (
@@ -19,6 +21,8 @@ SEARCHED = (
     ("sqeuclidean", "float32", 3072, 1), ("sqeuclidean", "float64", 100, 16), ("cosine", "float32", 500, 5),
     ("correlation", "uint8", 300, 1), ("euclidean", "uint8", 77, 3),
 )
+DENOISED = (("float32", 3072), ("float32", 129), ("float64", 40))   # element type, features
+SIGMAS = (1e-3, 0.03, 0.3, 1.0, 30.0)
 LARGEST = 1 << 27   # elements of a reference
 
 
@@ -57,10 +61,27 @@ def searches(device: str, backend: str, N: int, M: int) -> Iterator[str]:
         yield f"{what}: equal, {time.perf_counter() - begin:.1f} s"
 
 
+def denoisers(device: str, backend: str, B: int, M: int) -> Iterator[str]:
+    """Yield what kept the promise: the empirical denoiser on `device` by `backend`, against float64 on the CPU, at every level."""
+    for number, (dtype, features) in enumerate(DENOISED):
+        begin = time.perf_counter()
+        rows = rows_of(dtype, "sqeuclidean", M, features, number)
+        noise = torch.randn(B, features, generator=torch.Generator().manual_seed(number), dtype=rows.dtype)
+        clean, theirs, ours = rows[torch.arange(B) * 7 % M], TrainingSet(rows), TrainingSet(rows.to(device))
+        for sigma in SIGMAS:
+            x_t = 0.8 * clean + sigma * noise
+            found = empirical_denoise(x_t.to(device), ours, 0.8, sigma, backend=backend)
+            right = empirical_denoise(x_t, theirs, 0.8, sigma, backend="torch")
+            assert_denoised_close((found.x0_hat.cpu(), found.log_density.cpu()), (right.x0_hat, right.log_density), rows)
+        yield f"empirical denoiser, {dtype}, {B} x {M} x {features}: as promised at {len(SIGMAS)} levels, {time.perf_counter() - begin:.1f} s"
+
+
 def main() -> None:
     from biasgen import _cuda
 
     for line in searches("cuda", "triton", 3000, 60_000):
+        print(line, flush=True)
+    for line in denoisers("cuda", "triton", 70, 20_000):
         print(line, flush=True)
     tree_checks.check_all(_cuda, "cuda", 4096)
     print("sweep: everything is equal", file=sys.stderr)

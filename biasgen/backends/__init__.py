@@ -1,7 +1,8 @@
 """Implementations of the ops, in order of preference. To add one, write a module and name it here.
 
 A backend module has DEVICES (torch device types), OPS = {op: {"dtypes": names, "distances": names}}, probe() -> None or a sentence
-that says why it cannot run, and one function for each op. probe() and refusal() never raise, print or build.
+that says why it cannot run, and one function for each op. probe() and refusal() never raise, print or build. Where the kernels need a
+self-test it has fault(op) -> None or what is wrong; it may build, and is asked before the backend is chosen for a caller who named none.
 """
 import importlib
 from functools import cache

@@ -1,5 +1,7 @@
 """Triton kernels: searches by int8 tensor-core products, and the empirical denoiser, on an NVIDIA GPU; or in Triton's interpreter
 (TRITON_INTERPRET=1) on the CPU."""
+from functools import cache
+
 import torch
 
 from biasgen import _settings
@@ -102,6 +104,30 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     with exact_arithmetic(_elements(x_t, prepared)):
         _check(x_t, denoiser=True)
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
+
+
+def fault(op):
+    """What the self-test found wrong with the kernels of `op` on the current device, or None. Run once in a process and device; not while
+    a CUDA graph is captured, nor interpreted. Out of memory is no fault, and raised."""
+    if "cpu" in DEVICES:
+        return None
+    device = torch.device("cuda", torch.cuda.current_device())
+    return None if is_capturing(device) else _fault(device, op == "empirical_denoise")
+
+
+@cache
+def _fault(device, denoiser):
+    from biasgen.backends import _triton_check
+
+    try:
+        _triton_check.check(device)
+        if denoiser:
+            _triton_check.check_denoiser(device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler raises what it likes
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _check(query, denoiser=False):
