@@ -124,8 +124,12 @@ def test_a_failed_measurement_does_not_stop_the_others():
 
 def test_denoisers_of_the_sweep_at_toy_size(monkeypatch):
     assert len([*sweep.denoisers("cpu", "cpu", 20, 150)]) == len(sweep.DENOISED)
-    wrong = sweep.empirical_denoise
-    monkeypatch.setattr(sweep, "empirical_denoise", lambda *a, backend: wrong(*a[:3], a[3] * (1.01 if backend == "cpu" else 1), backend=backend))
+    right = sweep.empirical_denoise
+
+    def wrong(x_t, rows, scale, sigma, backend):
+        return right(x_t, rows, scale, sigma * (1.01 if backend == "cpu" else 1), backend=backend)
+
+    monkeypatch.setattr(sweep, "empirical_denoise", wrong)
     with pytest.raises(AssertionError, match="beyond the promise"):
         next(sweep.denoisers("cpu", "cpu", 20, 150))
 

@@ -73,7 +73,7 @@ def denoisers(device: str, backend: str, B: int, M: int) -> Iterator[str]:
             found = empirical_denoise(x_t.to(device), ours, 0.8, sigma, backend=backend)
             right = empirical_denoise(x_t, theirs, 0.8, sigma, backend="torch")
             assert_denoised_close((found.x0_hat.cpu(), found.log_density.cpu()), (right.x0_hat, right.log_density), rows)
-        yield f"empirical denoiser, {dtype}, {B} x {M} x {features}: as promised at {len(SIGMAS)} levels, {time.perf_counter() - begin:.1f} s"
+        yield f"empirical denoiser, {dtype}, {B} x {M} x {features}: promised at {len(SIGMAS)} levels, {time.perf_counter() - begin:.1f} s"
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from biasgen import _settings, backends
 
 
 def choose(op: str, *, device: str, dtype: str, distance: str | None = None, backend: str | None = None) -> tuple[str, ModuleType]:
-    """(name, module) for this call: `backend`, else BIASGEN_BACKEND, else the first of backends.ORDER that takes it and passes its self-test.
+    """(name, module) for this call: `backend`, else BIASGEN_BACKEND, else the first of backends.ORDER that takes it and has no fault.
 
-    A backend that was asked for never falls back: ValueError says why it refuses. RuntimeWarning where one is passed over for its self-test.
+    A backend that was asked for never falls back: ValueError says why it refuses. RuntimeWarning where one is passed over for a fault.
     """
     asked = backend or _settings.backend()
     why = {}
