@@ -119,6 +119,20 @@ def test_bits_do_not_depend_on_the_batch(isa, L, monkeypatch):
         torch.set_flush_denormal(False)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_at_the_edge_of_mattering_weighs_the_same_in_any_company(isa, monkeypatch):
+    """Row 1 lies 80 nats below row 0, beyond a power of 2 where logits round to twice as much; queries that read it keep it from being
+    skipped."""
+    monkeypatch.setenv("BIASGEN_CPU_ISA", isa)
+    far = 2.0**20 - np.random.default_rng(5).uniform(5, 70, 200)
+    x = np.stack([np.zeros(200), -far, -(far + 80)], 1)[:, None]
+    x[1::2] = 0  # to these both rows are alike
+    whole = empirical_denoise(x, np.array([[1], [2]]), 1.0, 1.0, backend="cpu").x0_hat
+    alone = np.concatenate([empirical_denoise(one[None], np.array([[1], [2]]), 1.0, 1.0, backend="cpu").x0_hat for one in x])
+    np.testing.assert_array_equal(whole, alone)
+    np.testing.assert_allclose(whole[::2, 0], [[0, 1, 0]] * 100, atol=1e-30)
+
+
 def test_kinds_of_tokens(backend):
     """Every integer type, rows of two axes, sets; symbols up to 65535, of which the training rows need not have the last."""
     x, tokens = problem(4, 10, 40, 6, 5)
