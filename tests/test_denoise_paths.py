@@ -13,21 +13,11 @@ from biasgen.backends import _codes, _denoise_paths, cpu_backend
 from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.oracle import empirical_denoise as oracle
 from biasgen.testing import assert_denoised_close
+from tests.denoise_problem import problem
 
 pytestmark = pytest.mark.skipif(backends.load("cpu")[0] is None, reason="biasgen._cpu is not built")
 ISAS = cpu_backend._cpu.isa_levels() if cpu_backend._cpu else ()
 FIELDS = ("x0_hat", "log_density", "effective_sample_size", "dropped")
-
-
-def problem(seed, B, M, D, scale, sigma, dtype=np.float32):
-    """Rows in ten clusters, some of them equal; queries: noised rows, rows themselves, points far off, turn by turn."""
-    rng = np.random.default_rng(seed)
-    rows = (rng.uniform(-1, 1, (10, D))[rng.integers(0, 10, M)] + 0.05 * rng.standard_normal((M, D))).astype(dtype)
-    rows[M // 2 : M // 2 + M // 8] = rows[: M // 8]
-    x = scale * rows[rng.integers(0, M, B)].astype(float)
-    x[0::3] += sigma * rng.standard_normal(x[0::3].shape)
-    x[2::3] += 3 * scale * rng.standard_normal(x[2::3].shape)
-    return x.astype(dtype), rows
 
 
 @pytest.fixture

@@ -123,11 +123,10 @@ def tree_posterior_sample(log_field, rules, weights, n, seed, numbers):
     by_parent = _rules_of(rules, weights, 0, log_field.device)
     block = max(1, MAX_MEMORY // (8 * 4 * L * max(Q, by_parent[1].numel() // 2, max(n, 1) * by_parent[1].shape[1])))
     strings = torch.empty((B, n, L), dtype=torch.int8, device=log_field.device)
-    with torch.autocast(log_field.device.type, enabled=False), torch.no_grad():
-        for start in range(0, B, block):
-            field = log_field[start : start + block].double()
-            _check_field(field, start)
-            strings[start : start + block] = _draw(field, by_parent, numbers(start, start + len(field)))
+    for start in range(0, B, block):
+        field = log_field[start : start + block].double()
+        _check_field(field, start)
+        strings[start : start + block] = _draw(field, by_parent, numbers(start, start + len(field)))
     return strings
 
 

@@ -117,12 +117,8 @@ def fault(op):
 
 @cache
 def _fault(device, denoiser):
-    from biasgen.backends import _triton_check
-
     try:
-        _triton_check.check(device)
-        if denoiser:
-            _triton_check.check_denoiser(device)
+        _self_test(device, denoiser)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a compiler raises what it likes
@@ -132,12 +128,16 @@ def _fault(device, denoiser):
 
 def _check(query, denoiser=False):
     """The self-test of the query's device, before the first call on it; never while a CUDA graph is captured, nor interpreted."""
+    if query.is_cuda and not is_capturing(query.device):
+        _self_test(query.device, denoiser)
+
+
+def _self_test(device, denoiser):
     from biasgen.backends import _triton_check
 
-    if query.is_cuda and not is_capturing(query.device):
-        _triton_check.check(query.device)
-        if denoiser:
-            _triton_check.check_denoiser(query.device)
+    _triton_check.check(device)
+    if denoiser:
+        _triton_check.check_denoiser(device)
 
 
 def _elements(query, prepared):

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 from biasgen.diffusion.denoisers import prediction_of
-from biasgen.diffusion.process import as_double, model_space, rows_of
+from biasgen.diffusion.process import as_double, model_space, plain_rows
 from biasgen.diffusion.schedule import Level
 from biasgen.ops._prepared import distance_of, prepare
 from biasgen.ops.empirical_denoise import empirical_denoise, float_rows
@@ -26,7 +26,7 @@ class EmpiricalDenoiser:
     """
 
     def __init__(self, train: Any, encode: Callable | None = None) -> None:
-        rows, distance = rows_of(train, "train"), getattr(train, "distance", None)
+        rows, distance = plain_rows(train, "train"), getattr(train, "distance", None)
         if encode is not None or distance_of(rows, distance, "train") != "hamming":
             rows, distance = model_space(rows, encode, name="train"), "sqeuclidean"
             float_rows(rows, "train")

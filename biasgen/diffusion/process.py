@@ -33,7 +33,7 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
         TypeError: neither array nor tensor. ValueError: no rows; a TrainingSet with views; uint8 rows without `encode` (their range is
         the model's affair); a symbol outside 0..Q-1; an `encode` that returns no floats or another number of rows.
     """
-    rows = rows_of(rows, name)
+    rows = plain_rows(rows, name)
     if encode is not None:
         with torch.no_grad():
             encoded = torch.as_tensor(encode(rows))
@@ -48,7 +48,7 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
     return one_hot(rows, int(rows.max()) + 1 if Q is None else Q, name)
 
 
-def rows_of(rows: Any, name: str) -> torch.Tensor:
+def plain_rows(rows: Any, name: str) -> torch.Tensor:
     """Rows (M, ...) of an array, a tensor or a set, with the errors of model_space."""
     if getattr(rows, "views", ("identity",)) != ("identity",):
         raise ValueError(f"{name}: want a set without views, got {rows.views}: add the mirror images as rows")

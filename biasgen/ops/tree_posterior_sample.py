@@ -4,12 +4,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops import philox
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import dtype_name
 from biasgen.ops.tree_posterior import checked
 
 
+@exact_arithmetic()
 def tree_posterior_sample(
     log_field: Any, rules: Any, weights: Any, n: int, *, seed: int = 0, backend: str | None = None
 ) -> np.ndarray | torch.Tensor:

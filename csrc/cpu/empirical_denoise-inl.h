@@ -40,7 +40,6 @@ double shifted_square(const double* x, double s, const T* y, const double* cente
 template <class T>
 void listed(const DenoiseRows& rows, const DenoiseQueries& queries, const DenoiseLists& lists, const DenoiseOut& out,
             double* dropped, double* scratch) {
-  constexpr double kLogRoot2Pi = 0.91893853320467274178;
   const int64_t D = rows.D;
   double *const x = scratch, *const logits = scratch + D;
   for (int64_t n = 0; n < queries.N; ++n) {

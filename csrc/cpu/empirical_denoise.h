@@ -53,6 +53,7 @@ struct DenoiseSearch {
   double* squares;  // (N,)
 };
 
+constexpr double kLogRoot2Pi = 0.91893853320467274178;
 constexpr int64_t kDenoisePanel = 96;   // rows whose weights are summed in single precision: 96 * 2^-24 < 6e-6
 constexpr int64_t kDenoiseDepth = 512;  // features whose products are summed in one go
 

@@ -223,7 +223,6 @@ struct DenseSums {
   }
 
   void finish(const DenoiseOut& out) const {
-    constexpr double kLogRoot2Pi = 0.91893853320467274178;
     for (int64_t n = 0; n < queries.N; ++n) {
       const double s = queries.scale[n], sigma = queries.sigma[n];
       double square = 0;

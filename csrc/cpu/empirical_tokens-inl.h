@@ -168,7 +168,6 @@ struct TokenSums {
   }
 
   void finish(const DenoiseOut& out) const {
-    constexpr double kLogRoot2Pi = 0.91893853320467274178;
     const int64_t features = rows.L * rows.Q;
     for (int n = 0; n < count; ++n) {
       const int v = n / kLanes<double>, i = n % kLanes<double>;

@@ -13,6 +13,7 @@ from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.oracle import empirical_denoise as oracle
 from biasgen.testing import assert_denoised_close
 from biasgen.triton_kernels import denoise_dense, denoise_listed
+from tests.denoise_problem import problem
 
 DEVICE = triton_backend.DEVICES[0]
 FIELDS = ("x0_hat", "log_density", "effective_sample_size", "dropped")
@@ -23,17 +24,6 @@ def denoised(x, rows, scale, sigma, **options):
     rows = rows if hasattr(rows, "prepared") else torch.from_numpy(rows).to(DEVICE)
     found = empirical_denoise(torch.from_numpy(x).to(DEVICE), rows, scale, sigma, backend="triton", **options)
     return type(found)(*(values.cpu().numpy() for values in vars(found).values()))
-
-
-def problem(seed, B, M, D, scale, sigma, dtype=np.float32):
-    """Rows in ten clusters, some of them equal; queries: noised rows, rows themselves, points far off, turn by turn."""
-    rng = np.random.default_rng(seed)
-    rows = (rng.uniform(-1, 1, (10, D))[rng.integers(0, 10, M)] + 0.05 * rng.standard_normal((M, D))).astype(dtype)
-    rows[M // 2 : M // 2 + M // 8] = rows[: M // 8]
-    x = scale * rows[rng.integers(0, M, B)].astype(float)
-    x[0::3] += sigma * rng.standard_normal(x[0::3].shape)
-    x[2::3] += 3 * scale * rng.standard_normal(x[2::3].shape)
-    return x.astype(dtype), rows
 
 
 @pytest.fixture
