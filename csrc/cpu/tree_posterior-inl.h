@@ -91,6 +91,21 @@ static inline __attribute__((always_inline)) void add_rules(const TreeRule<S>* r
   }
 }
 
+// Adds whole runs until at most one is left, and returns where that begins.
+template <int S>
+static __attribute__((noinline)) const TreeRule<S>* add_runs(const TreeRule<S>* rule, const TreeRule<S>* end,
+                                                             const Entry* const* others, Float& sum, Int& largest) {
+  for (; end - rule > kRun; rule += kRun) {
+    Float part{};
+    Int part_largest = Int{} + kNothing;
+    add_rules(rule, rule + kRun, others, part, part_largest);
+    const Int both = larger(largest, part_largest);
+    sum = scale(sum, largest - both) + scale(part, part_largest - both);
+    largest = both;
+  }
+  return rule;
+}
+
 // message[s] = sum over the rules of symbol s of the S others' entries and the weight, divided by 2^shift so that its
 // largest exponent is 0. Returns the shift (0 where all entries are zero). `message` may not overlap the others.
 template <int S>
@@ -101,14 +116,7 @@ static Int combine(const TreeRuleGroups& groups, int64_t Q, const Entry* const* 
     Int largest = Int{} + kNothing;
     const auto* rule = static_cast<const TreeRule<S>*>(groups.rules) + groups.begin[s];
     const auto* end = static_cast<const TreeRule<S>*>(groups.rules) + groups.begin[s + 1];
-    for (; end - rule > kRun; rule += kRun) {
-      Float part{};
-      Int part_largest = Int{} + kNothing;
-      add_rules(rule, rule + kRun, others, part, part_largest);
-      const Int both = larger(largest, part_largest);
-      sum = scale(sum, largest - both) + scale(part, part_largest - both);
-      largest = both;
-    }
+    if (__builtin_expect(end - rule > kRun, 0)) rule = add_runs(rule, end, others, sum, largest);
     add_rules(rule, end, others, sum, largest);
     message[s] = split(sum, largest);
     top = larger(top, message[s].exponent);
