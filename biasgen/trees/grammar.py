@@ -131,7 +131,8 @@ class TreeGrammar:
         return slice(int(self.level_offsets[self.level_offsets < stop].max()), int(stop))
 
     def sample(self, n: int, *, seed: int = 0, offset: int = 0) -> np.ndarray:
-        """(n, L) int8 sequences (uint8 where q > 127: then name distance='hamming' to metrics): rows offset..offset+n of the list that `seed` fixes, so that disjoint ranges are independent data.
+        """(n, L) int8 sequences (uint8 where q > 127: then name distance='hamming' to metrics): rows offset..offset+n of the list that
+        `seed` fixes, so that disjoint ranges are independent data.
 
         Number 0 of a sample draws the root, number 1 + i node i of the tree in level order, both by inverse distribution function.
         """

@@ -112,8 +112,9 @@ int64_t tree_posterior_entry(const std::string& isa_name, const py::array& log_f
   const double largest = *std::max_element(root.data(), root.data() + Q);
   require(std::all_of(root.data(), root.data() + Q, probability) && largest > 0, "root: want probabilities");
   const int64_t nodes = (arity * L - 1) / (arity - 1);
-  require(marginals.ndim() == 3 && marginals.shape(0) == B && (marginals.shape(1) == L || marginals.shape(1) == nodes) &&
-              marginals.shape(2) == Q && contiguous(marginals),
+  require(marginals.ndim() == 3 && marginals.shape(0) == B &&
+              (marginals.shape(1) == L || marginals.shape(1) == nodes) && marginals.shape(2) == Q &&
+              contiguous(marginals),
           "marginals: want a C-contiguous (B, L, Q) or (B, nodes, Q) array");
   check_vector(log_z, B, "log_z: want a C-contiguous (B,) array");
   check_vector(impossible, B, "impossible: want a C-contiguous (B,) array");

@@ -254,8 +254,8 @@ static void exp2_entries(Entry* entries, int64_t count) {
   }
 }
 
-// Marginals of a node (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and without a
-// sum, 0.
+// Marginals of a node (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and
+// without a sum, 0.
 static void write_marginals(const Entry* outside, const Entry* inside, int64_t Q, float* columns) {
   // Relative to the largest entry / 2^32, so that an entry of 2^-126 of the sum is still a normal number.
   constexpr int32_t headroom = 32;

@@ -5,8 +5,8 @@
 
 namespace biasgen {
 
-// One rule as seen from one of its S + 1 symbols: the others, in their order, and the weight as mantissa (1 <= m < 2) and
-// exponent.
+// One rule as seen from one of its S + 1 symbols: the others, in their order, and the weight as mantissa (1 <= m < 2)
+// and exponent.
 template <int S>
 struct TreeRule {
   int32_t others[S];
@@ -27,8 +27,8 @@ struct TreePrior {
 };
 
 struct TreeBatch {
-  int64_t B, L, Q, arity;       // arity 2, 3 or 4; L = arity, arity^2, ... <= 4096 leaves
-  const void* log_field;        // (B, L, Q) float, or double where double_field
+  int64_t B, L, Q, arity;  // arity 2, 3 or 4; L = arity, arity^2, ... <= 4096 leaves
+  const void* log_field;   // (B, L, Q) float, or double where double_field
   bool double_field;
   const TreeRuleGroups* rules;  // (depth, arity + 1): level by level from the root, by parent and by each child
   const TreePrior* root;        // (Q,)

@@ -39,7 +39,9 @@ def arguments(grammar):
     return grammar.rules, grammar.weights, grammar.level_offsets, grammar.root
 
 
-@pytest.mark.parametrize(("q", "s", "depth", "m"), [(3, 2, 3, 2), (8, 2, 2, 3), (3, 3, 2, 2), (8, 3, 1, 5), (2, 4, 2, 2), (5, 4, 1, 5), (1, 3, 2, 1)])
+@pytest.mark.parametrize(
+    ("q", "s", "depth", "m"), [(3, 2, 3, 2), (8, 2, 2, 3), (3, 3, 2, 2), (8, 3, 1, 5), (2, 4, 2, 2), (5, 4, 1, 5), (1, 3, 2, 1)]
+)
 def test_enumeration_of_all_levels(implementation, q, s, depth, m):
     grammar = grammar_of(q, q, s, depth, m)
     for typed in (field_of(grammar, 20), field_of(grammar, 5).astype(np.float32)):
