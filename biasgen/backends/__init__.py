@@ -1,12 +1,14 @@
 """Implementations of the ops, in order of preference. To add one, write a module and name it here.
 
 A backend module has DEVICES (torch device types), OPS = {op: {"dtypes": names, "distances": names}}, probe() -> None or a sentence
-that says why it cannot run, and one function for each op. probe() and refusal() never raise, print or build. Where the kernels need a
-self-test it has fault(op) -> None or what is wrong; it may build, and is asked before the backend is chosen for a caller who named none.
+that says why it cannot run, and one function for each op. An op that does not take every case has "refuses" there, too: case -> None or a
+sentence. probe() and refusal() never raise, print or build. Where the kernels need a self-test the module has fault(op) -> None or what is
+wrong; it may build, and is asked before the backend is chosen for a caller who named none.
 """
 import importlib
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from biasgen import _settings
 
@@ -32,7 +34,7 @@ def _imported(name: str) -> tuple[ModuleType | None, str | None]:
         return None, str(error)
 
 
-def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None = None) -> str | None:
+def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None = None, case: Any = None) -> str | None:
     """Why backend `name` cannot run this call, or None."""
     module, why = _imported(name)
     if module is None:
@@ -48,4 +50,6 @@ def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None
         return f"{op} takes {', '.join(module.OPS[op]['dtypes'])}, got {dtype}"
     if distance is not None and distance not in module.OPS[op]["distances"]:
         return f"{op} has no {distance}"
+    if case is not None and "refuses" in module.OPS[op]:
+        return module.OPS[op]["refuses"](case)
     return None

@@ -21,6 +21,23 @@ LEVEL = np.dtype(
 )
 
 
+def refusal(case):
+    """Why the kernels cannot take a grammar, (rules, weights, level_offsets, root, levels), or None."""
+    rules, _, level_offsets, root, levels = case
+    depth = len(level_offsets) - 1
+    if rules.shape[1] != 3:
+        return f"its kernels take rules with two children, got {rules.shape[1] - 1}"
+    if int(level_offsets[1]) != len(rules):
+        return "its kernels take the same rules at every level"
+    if not bool((root == root[0]).all()):
+        return "its kernels take a uniform root"
+    if depth > 10 or len(root) > 64:
+        return f"its kernels take at most 1024 leaves and 64 symbols, got {2**depth} and {len(root)}"
+    if levels != "leaves":
+        return "its kernels give the marginals of leaves"
+    return None
+
+
 def tree_posterior(native, log_field, rules, weights):
     """Exact leaf marginals. log_field (B, L, Q) float32 or float64, contiguous; rules (R, 3) int16, weights (R,) float64 on the CPU:
     checked by the op.

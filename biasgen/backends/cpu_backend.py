@@ -135,20 +135,25 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     return tuple(torch.from_numpy(values) for values in found)
 
 
-def tree_posterior(log_field, rules, weights):
-    """Exact leaf marginals. log_field (B, L, Q) float32 or float64, contiguous; rules (R, 3) int16, weights (R,) float64: checked by the op
+def tree_posterior(log_field, rules, weights, level_offsets, root, levels):
+    """Exact marginals. log_field (B, L, Q) float32 or float64, contiguous; rules (R, 1 + s) int16, weights (R,) float64, level_offsets
+    (depth + 1,) int64, root (Q,) float64, levels "leaves" or "all": checked by the op.
 
-    Returns marginals (B, L, Q) float32, log_z (B,) float64, impossible (B,) bool. Each thread takes (2 L + 6) Q 128 bytes of scratch.
+    Returns marginals (B, L, Q) float32, or (B, nodes, Q) of all nodes, level by level; log_z (B,) float64, impossible (B,) bool. Each
+    thread takes (nodes + 2 s + 4) Q 128 bytes of scratch.
     """
     B, L, Q = log_field.shape
-    marginals = torch.empty((B, L, Q), dtype=torch.float32)
+    s = rules.shape[1] - 1
+    nodes = L if levels == "leaves" else (s * L - 1) // (s - 1)
+    marginals = torch.empty((B, nodes, Q), dtype=torch.float32)
     log_z = torch.empty(B, dtype=torch.float64)
     impossible = torch.empty(B, dtype=torch.bool)
-    level, source, rows, w = isa(), log_field.numpy(), rules.numpy(), weights.numpy()
+    level, source = isa(), log_field.numpy()
+    grammar = [t.numpy() for t in (rules, weights, level_offsets, root)]
     arrays = [t.numpy() for t in (marginals, log_z, impossible)]
 
     def work(start, stop):
-        refused = _cpu.tree_posterior(level, source[start:stop], rows, w, *(a[start:stop] for a in arrays))
+        refused = _cpu.tree_posterior(level, source[start:stop], *grammar, *(a[start:stop] for a in arrays))
         if refused >= 0:
             refuse(source[start + refused], start + refused)
 

@@ -8,8 +8,8 @@ except ImportError:
 
 DEVICES = ("cuda",)
 OPS = {
-    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
-    "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": ()},
+    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": (), "refuses": _cuda_trees.refusal},
+    "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": (), "refuses": _cuda_trees.refusal},
 }
 
 
@@ -18,12 +18,12 @@ def probe() -> str | None:
     return "_cuda is not built (BIASGEN_CUDA=ON)" if _cuda is None else _cuda.probe()
 
 
-def tree_posterior(log_field, rules, weights):
-    """Exact leaf marginals: see _cuda_trees."""
+def tree_posterior(log_field, rules, weights, level_offsets, root, levels):
+    """Exact leaf marginals of what refusal lets through, where offsets, root and levels say nothing: see _cuda_trees."""
     return _cuda_trees.tree_posterior(_cuda, log_field, rules, weights)
 
 
-def tree_posterior_sample(log_field, rules, weights, n, seed, numbers):
+def tree_posterior_sample(log_field, rules, weights, level_offsets, root, n, seed, numbers):
     """Strings from the posterior: see _cuda_trees. Numbers come from seed, in the kernel."""
     return _cuda_trees.tree_posterior_sample(_cuda, log_field, rules, weights, n, seed)
 

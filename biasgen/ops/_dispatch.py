@@ -1,19 +1,23 @@
 """Chooses the backend of one call."""
 import warnings
 from types import ModuleType
+from typing import Any
 
 from biasgen import _settings, backends
 
 
-def choose(op: str, *, device: str, dtype: str, distance: str | None = None, backend: str | None = None) -> tuple[str, ModuleType]:
+def choose(
+    op: str, *, device: str, dtype: str, distance: str | None = None, backend: str | None = None, case: Any = None
+) -> tuple[str, ModuleType]:
     """(name, module) for this call: `backend`, else BIASGEN_BACKEND, else the first of backends.ORDER that takes it and has no fault.
 
-    A backend that was asked for never falls back: ValueError says why it refuses. RuntimeWarning where one is passed over for a fault.
+    case: what else a backend may refuse, for its OPS[op]["refuses"]. A backend that was asked for never falls back: ValueError says why
+    it refuses. RuntimeWarning where one is passed over for a fault.
     """
     asked = backend or _settings.backend()
     why = {}
     for name in (asked,) if asked else backends.ORDER:
-        why[name] = backends.refusal(name, op, device=device, dtype=dtype, distance=distance)
+        why[name] = backends.refusal(name, op, device=device, dtype=dtype, distance=distance, case=case)
         if why[name] is not None:
             continue
         module = backends.load(name)[0]

@@ -1,70 +1,101 @@
-"""Posterior of a complete binary tree by the book, float64: by listing every derivation (tiny trees), and by messages in the log domain;
+"""Posterior of a complete tree by the book, float64: by listing every derivation (tiny trees), and by messages in the log domain;
 strings drawn from it."""
 import math
+from itertools import pairwise
 
 import numpy as np
 
 
+def blocks(rules, weights, level_offsets, depth):
+    """[(rules, weights)] of each level from the root; level_offsets None: all rules at every level; an empty block: that above."""
+    levels = []
+    for start, stop in pairwise([0] + [len(rules)] * depth if level_offsets is None else level_offsets):
+        levels.append((rules[start:stop], weights[start:stop]) if stop > start else levels[-1])
+    return levels
+
+
 def derivations(symbol, depth, rules, weights):
-    """(leaves (n, 2**depth), log-probabilities (n,)) of every way to derive leaves from `symbol`."""
-    if depth == 0:
-        return np.array([[symbol]]), np.zeros(1)
-    leaves, logs = [np.empty((0, 2**depth), int)], [np.empty(0)]
-    for (parent, left, right), weight in zip(rules, weights, strict=True):
+    """(leaves (n, s**depth), log-probabilities (n,)) of every way to derive leaves from `symbol` by the same rules at every level."""
+    levels, logs = derived(symbol, blocks(rules, weights, None, depth))
+    return levels[-1], logs
+
+
+def derived(symbol, levels):
+    """([symbols (n, s**d) of each level], log-probabilities (n,)) of every derivation from `symbol` by the blocks `levels`."""
+    if not levels:
+        return [np.array([[symbol]])], np.zeros(1)
+    s = len(levels[0][0][0]) - 1
+    found, logs = [[np.empty((0, s**d), int)] for d in range(len(levels) + 1)], [np.empty(0)]
+    for (parent, *children), weight in zip(*levels[0], strict=True):
         if parent != symbol or weight == 0:
             continue
-        x, log_x = derivations(left, depth - 1, rules, weights)
-        y, log_y = derivations(right, depth - 1, rules, weights)
-        leaves.append(np.hstack([np.repeat(x, len(y), 0), np.tile(y, (len(x), 1))]))
-        logs.append(math.log(weight) + np.repeat(log_x, len(y)) + np.tile(log_y, len(x)))
-    return np.vstack(leaves), np.hstack(logs)
+        trees, log_p = [np.empty((1, 0), int)] * len(levels), np.array([math.log(weight)])
+        for child in children:
+            below, more = derived(child, levels[1:])
+            n, m = len(log_p), len(more)
+            trees = [np.hstack([np.repeat(x, m, 0), np.tile(y, (n, 1))]) for x, y in zip(trees, below, strict=True)]
+            log_p = np.repeat(log_p, m) + np.tile(more, n)
+        for level, part in zip(found, [np.full((len(log_p), 1), symbol), *trees], strict=True):
+            level.append(part)
+        logs.append(log_p)
+    return [np.vstack(level) for level in found], np.hstack(logs)
 
 
-def enumerate_posterior(log_field, rules, weights):
-    """marginals (B, L, Q), log_z (B,), impossible (B,) of log_field (B, L, Q), over all derivations; impossible evidence: 0, -inf, True."""
+def enumerate_posterior(log_field, rules, weights, level_offsets=None, root=None, levels="leaves"):
+    """marginals (B, L, Q), log_z (B,), impossible (B,) of log_field (B, L, Q), over all derivations; impossible evidence: 0, -inf, True.
+    levels="all": marginals (B, nodes, Q), level by level."""
     log_field = np.asarray(log_field, np.float64)
     B, L, Q = log_field.shape
-    parts = [derivations(root, L.bit_length() - 1, rules, weights) for root in range(Q)]
-    leaves, log_p = np.vstack([x for x, _ in parts]), np.hstack([p for _, p in parts]) - math.log(Q)
-    marginals, log_z = np.zeros((B, L, Q)), np.full(B, -np.inf)
+    s = len(rules[0]) - 1
+    parts = [derived(a, blocks(rules, weights, level_offsets, round(math.log(L, s)))) for a in range(Q)]
+    with np.errstate(divide="ignore"):
+        log_root = np.log(np.full(Q, 1 / Q) if root is None else root)
+    log_p = np.hstack([log_root[a] + logs for a, (_, logs) in enumerate(parts)])
+    symbols = np.vstack([np.hstack(found if levels == "all" else found[-1:]) for found, _ in parts])
+    leaves = symbols[:, -L:]
+    marginals, log_z = np.zeros((B, symbols.shape[1], Q)), np.full(B, -np.inf)
     for b in range(B):
         joint = log_p + log_field[b, np.arange(L), leaves].sum(1)
         if joint.max() == -np.inf:
             continue
         p = np.exp(joint - joint.max())
         log_z[b] = joint.max() + math.log(p.sum())
-        for i in range(L):
-            marginals[b, i] = np.bincount(leaves[:, i], p, Q) / p.sum()
+        for i in range(symbols.shape[1]):
+            marginals[b, i] = np.bincount(symbols[:, i], p, Q) / p.sum()
     return marginals, log_z, log_z == -np.inf
 
 
-def tree_posterior(log_field, rules, weights):
+def tree_posterior(log_field, rules, weights, level_offsets=None, root=None):
     """The same by messages: `inside` from the leaves to the root, `outside` from the root to the leaves."""
     log_field = np.asarray(log_field, np.float64)
-    Q = log_field.shape[2]
-    parent, left, right = np.asarray(rules, int).T
+    Q, s = log_field.shape[2], len(rules[0]) - 1
+    levels = []
     with np.errstate(divide="ignore"):
-        log_w = np.log(weights)
+        for rows, w in blocks(rules, weights, level_offsets, round(math.log(log_field.shape[1], s))):
+            levels.append((np.asarray(rows, int).T, np.log(w)))
+        log_root = np.log(np.full(Q, 1 / Q) if root is None else root)
 
     def grouped(terms, symbol):
-        return np.stack([_log_sum_exp(terms[..., symbol == s]) for s in range(Q)], -1)
+        return np.stack([_log_sum_exp(terms[..., symbol == a]) for a in range(Q)], -1)
 
     top = log_field.max(2, keepdims=True)
     top[top == -np.inf] = 0
     inside = [log_field - top]
-    while inside[-1].shape[1] > 1:
-        x, y = inside[-1][:, 0::2], inside[-1][:, 1::2]
-        inside.append(grouped(x[..., left] + y[..., right] + log_w, parent))
-    root = _log_sum_exp(inside[-1][:, 0])
-    log_z = root + np.array([math.fsum(row) for row in top[..., 0]]) - math.log(Q)
-    outside = np.zeros((len(log_field), 1, Q))
-    for below in inside[-2::-1]:
-        x, y = below[:, 0::2], below[:, 1::2]
-        to_left = grouped(outside[..., parent] + y[..., right] + log_w, left)
-        to_right = grouped(outside[..., parent] + x[..., left] + log_w, right)
-        outside = np.stack([to_left, to_right], 2).reshape(below.shape)
-    impossible = root == -np.inf
-    marginals = np.exp(outside + inside[0] - np.where(impossible, 0, root)[:, None, None])
+    for (parent, *children), log_w in levels[::-1]:
+        inside.append(grouped(sum(inside[-1][:, c::s][..., child] for c, child in enumerate(children)) + log_w, parent))
+    mass = _log_sum_exp(inside[-1][:, 0] + log_root)
+    log_z = mass + np.array([math.fsum(row) for row in top[..., 0]])
+    outside = np.broadcast_to(log_root, (len(log_field), 1, Q))
+    for ((parent, *children), log_w), below in zip(levels, inside[-2::-1], strict=True):
+        heard = [
+            grouped(
+                outside[..., parent] + sum(below[:, i::s][..., x] for i, x in enumerate(children) if i != c) + log_w, children[c]
+            )
+            for c in range(s)
+        ]
+        outside = np.stack(heard, 2).reshape(below.shape)
+    impossible = mass == -np.inf
+    marginals = np.exp(outside + inside[0] - np.where(impossible, 0, mass)[:, None, None])
     return marginals, log_z, impossible
 
 

@@ -1,4 +1,5 @@
-"""Probabilistic grammars on complete binary trees (Garnier-Brun et al., arXiv 2603.03469, section 3): rules, sampling, likelihood."""
+"""Probabilistic grammars on complete trees (Garnier-Brun et al., arXiv 2603.03469, section 3): rules, sampling, likelihood."""
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,23 +7,74 @@ import torch
 
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
-from biasgen.ops.tree_posterior import tree_posterior
+from biasgen.ops.tree_posterior import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_grammar, tree_posterior
 from biasgen.ops.tree_posterior_sample import tree_posterior_sample
 from biasgen.results import TreePosterior
 
 
 @dataclass(frozen=True, eq=False)
 class TreeGrammar:
-    """Symbols 0..q-1 on a complete binary tree; each node draws its pair of children given its own symbol, the root is uniform.
+    """Symbols 0..q-1 on a complete tree; each node draws its s children given its own symbol, the root from a prior.
 
-    q: alphabet size, the same at every level. depth: levels below the root, so sequences have L = 2**depth leaves.
-    rules (R, 3) int16: (parent, left child, right child). weights (R,) float64: probability of the pair given the parent.
+    q: alphabet size, at most 256, the same at every level. depth: levels below the root, so sequences have L = s**depth <= 4096 leaves.
+    rules (R, 1 + s) int16: (parent, children), s = 2, 3 or 4. weights (R,) float64: probability of the children given the parent.
+    level_offsets (depth + 1,) int64: rules level_offsets[d] .. level_offsets[d + 1] - 1 are those of the nodes d levels below the root; an
+    empty block stands for that of the level above, so None, all rules at every level, is [0, R, R ...]. root (q,) float64: probabilities
+    of the root's symbol, None: uniform. The constructor checks nothing; from_rules does.
     """
 
     q: int
     depth: int
     rules: np.ndarray
     weights: np.ndarray
+    level_offsets: np.ndarray | None = None
+    root: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.level_offsets is None:
+            object.__setattr__(self, "level_offsets", np.array([0] + [len(self.rules)] * self.depth, np.int64))
+        if self.root is None:
+            object.__setattr__(self, "root", np.full(self.q, 1 / self.q))
+
+    @classmethod
+    def from_rules(
+        cls, q: int, depth: int, rules: np.ndarray, weights: np.ndarray, *, level_offsets: np.ndarray | None = None,
+        root: np.ndarray | None = None,
+    ) -> "TreeGrammar":
+        """A grammar of your own, fields as above. ValueError where a symbol is outside the alphabet, a rule comes twice in a level, a
+        parent has no rule, weights of a parent do not sum to 1 within 1e-9 (which level, which parent, the sum), offsets or root are wrong.
+        """
+        rows = np.asarray(rules)
+        if rows.ndim != 2 or rows.shape[1] - 1 not in ARITIES or len(rows) == 0 or rows.dtype.kind not in "iu":
+            raise ValueError(f"rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, got {rows.dtype} of shape {rows.shape}")
+        if not 1 <= q <= MAX_SYMBOLS:
+            raise ValueError(f"q: want 1..{MAX_SYMBOLS}, got {q}")
+        _check_depth(rows.shape[1] - 1, depth)
+        return cls(q, depth, *(part.numpy() for part in checked_grammar(q, depth, rows, weights, level_offsets, root)))
+
+    @classmethod
+    def random_hierarchy(cls, v: int = 16, m: int = 4, s: int = 2, depth: int = 4, seed: int = 0) -> "TreeGrammar":
+        """The Random Hierarchy Model (Cagnetta et al., arXiv 2307.02129): at each level of its own, every one of v symbols has m equally
+        likely s-tuples, all v m distinct. Level d draws them by the numbers of sample d, step 0, purpose DATA of ops/philox.py.
+        """
+        if s not in ARITIES:
+            raise ValueError(f"s: want 2, 3 or 4 children, got {s}")
+        if not 1 <= v <= MAX_SYMBOLS:
+            raise ValueError(f"v: want 1..{MAX_SYMBOLS} symbols, got {v}")
+        if not 1 <= m <= v ** (s - 1) or v * m > MAX_RULES:
+            raise ValueError(f"m: want 1..v**(s - 1) = {v ** (s - 1)} tuples a symbol, v m <= {MAX_RULES} in all, got {m}")
+        _check_depth(s, depth)
+        levels = []
+        for level in range(depth):
+            tuples: dict[int, None] = {}   # in the order drawn; drawn again until all differ
+            while len(tuples) < v * m:
+                u = philox.uniforms(seed, n=1, count=2 * v * m, offset=level, step=len(tuples), purpose=philox.DATA)[0]
+                tuples |= dict.fromkeys(np.minimum((u * v**s).astype(np.int64), v**s - 1).tolist())
+            codes = np.array(list(tuples)[: v * m])
+            children = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
+            levels.append(np.concatenate([np.repeat(np.arange(v), m)[:, None], children], 1))
+        rules = np.concatenate(levels).astype(np.int16)
+        return cls(v, depth, rules, np.full(len(rules), 1 / m), v * m * np.arange(depth + 1, dtype=np.int64))
 
     @classmethod
     def random(cls, q: int = 6, depth: int = 4, q_eff: int = 4, sigma: float = 1.0, seed: int = 0) -> "TreeGrammar":
@@ -51,34 +103,61 @@ class TreeGrammar:
     @property
     def length(self) -> int:
         """L, the number of leaves."""
-        return 2**self.depth
+        return self.arity**self.depth
+
+    @property
+    def arity(self) -> int:
+        """s, the number of children of a node."""
+        return self.rules.shape[1] - 1
 
     @property
     def transitions(self) -> np.ndarray:
-        """(q, q, q) float64: probability of (left, right) given the parent, indexed [parent, left, right]."""
-        table = np.zeros((self.q,) * 3)
-        table[tuple(self.rules.T)] = self.weights
+        """(q, ...) float64 with 1 + s axes: probability of the children given the parent, [parent, left, right] where s = 2; with an axis
+        (depth, ...) before them where levels differ. ValueError above 1 GiB.
+        """
+        shared = bool(self.level_offsets[1] == len(self.rules))
+        shape = (self.q,) * (1 + self.arity) if shared else (self.depth,) + (self.q,) * (1 + self.arity)
+        if 8 * math.prod(shape) > 1 << 30:
+            raise ValueError(f"transitions: want a table of at most 1 GiB, got shape {shape}; rules and weights say the same")
+        table = np.zeros(shape)
+        for level in range(self.depth):
+            block = self._block(level)
+            (table if shared else table[level])[tuple(self.rules[block].T)] = self.weights[block]
         return table
 
+    def _block(self, level: int) -> slice:
+        """The rules of a level: its own, or the nearest above."""
+        stop = self.level_offsets[level + 1]
+        return slice(int(self.level_offsets[self.level_offsets < stop].max()), int(stop))
+
     def sample(self, n: int, *, seed: int = 0, offset: int = 0) -> np.ndarray:
-        """(n, L) int8 sequences: rows offset..offset+n of the list that `seed` fixes, so that disjoint ranges are independent data.
+        """(n, L) int8 sequences (uint8 where q > 127: then name distance='hamming' to metrics): rows offset..offset+n of the list that
+        `seed` fixes, so that disjoint ranges are independent data.
 
         Number 0 of a sample draws the root, number 1 + i node i of the tree in level order, both by inverse distribution function.
         """
         if n < 0:
             raise ValueError(f"n: want a number of samples >= 0, got {n}")
         u = philox.uniforms(seed, n=n, count=self.length, offset=offset, purpose=philox.DATA)
-        nodes = np.minimum((u[:, :1] * self.q).astype(np.int64), self.q - 1)
-        first = np.searchsorted(self.rules[:, 0], np.arange(self.q))
-        count = np.searchsorted(self.rules[:, 0], np.arange(self.q), side="right") - first
-        padded = np.full((self.q, count.max()), np.inf)   # cumulative weights; inf closes the last rule against rounding
-        for p in range(self.q):
-            padded[p, : count[p] - 1] = np.cumsum(self.weights[first[p] : first[p] + count[p]])[:-1]
+        if (self.root == self.root[0]).all():
+            nodes = np.minimum((u[:, :1] * self.q).astype(np.int64), self.q - 1)
+        else:
+            last = np.flatnonzero(self.root)[-1]
+            nodes = np.minimum((u[:, :1, None] > np.cumsum(self.root)).sum(-1), last)
+        used = 1
         for level in range(self.depth):
-            draws = u[:, 2**level : 2 ** (level + 1)]
+            block = self._block(level)
+            order = block.start + np.argsort(self.rules[block, 0], kind="stable")
+            ends = np.searchsorted(self.rules[order, 0], np.arange(self.q), side="right")
+            first = np.concatenate([[0], ends[:-1]])
+            padded = np.full((self.q, (ends - first).max()), np.inf)   # cumulative weights; inf closes the last rule against rounding
+            for p in range(self.q):
+                padded[p, : ends[p] - first[p] - 1] = np.cumsum(self.weights[order[first[p] : ends[p]]])[:-1]
+            draws = u[:, used : used + nodes.shape[1]]
+            used += nodes.shape[1]
             rule = first[nodes] + (draws[..., None] > padded[nodes]).sum(-1)
-            nodes = self.rules[rule, 1:].reshape(n, -1)
-        return nodes.astype(np.int8)
+            nodes = self.rules[order[rule], 1:].reshape(n, -1)
+        return nodes.astype(np.int8 if self.q <= 127 else np.uint8)
 
     def log_prob(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """(n,) natural logarithm of the probability of (n, L) tokens, nats; -inf where the grammar forbids. Error 1e-5 + 1e-7 |log P|."""
@@ -97,15 +176,17 @@ class TreeGrammar:
             return x_t.astype(np.float64) * gamma
         return x_t.double() * (float(gamma) if np.ndim(gamma) == 0 else torch.as_tensor(gamma, device=x_t.device))
 
-    def posterior(self, log_field: np.ndarray | torch.Tensor) -> TreePosterior:
-        """Exact leaf marginals and log-evidence of (B, L, Q) or (L, Q) log-fields: ops.tree_posterior with this grammar's rules."""
+    def posterior(self, log_field: np.ndarray | torch.Tensor, levels: str = "leaves") -> TreePosterior:
+        """Exact marginals, of the leaves or of all levels, and log-evidence of (B, L, Q) or (L, Q) log-fields: ops.tree_posterior."""
         self._check_field(log_field)
-        return tree_posterior(log_field, self.rules, self.weights)
+        return tree_posterior(log_field, self.rules, self.weights, self.level_offsets, self.root, levels=levels)
 
     def posterior_sample(self, log_field: np.ndarray | torch.Tensor, n: int, *, seed: int = 0) -> np.ndarray | torch.Tensor:
-        """(B, n, L) or (n, L) int8 strings from the posterior: ops.tree_posterior_sample with this grammar's rules."""
+        """(B, n, L) or (n, L) strings from the posterior: ops.tree_posterior_sample with this grammar."""
         self._check_field(log_field)
-        return tree_posterior_sample(log_field, self.rules, self.weights, n, seed=seed)
+        return tree_posterior_sample(
+            log_field, self.rules, self.weights, n, level_offsets=self.level_offsets, root=self.root, seed=seed
+        )
 
     def _check_field(self, log_field: np.ndarray | torch.Tensor) -> None:
         if log_field.ndim not in (2, 3) or tuple(log_field.shape[-2:]) != (self.length, self.q):
@@ -123,3 +204,9 @@ class TreeGrammar:
         field = torch.full((*index.shape, self.q), -torch.inf, device=index.device)
         field.scatter_(-1, index.long()[..., None], 0.0)
         return field.numpy() if isinstance(tokens, np.ndarray) else field
+
+
+def _check_depth(s: int, depth: int) -> None:
+    deepest = max(d for d in range(1, 13) if s**d <= MAX_LEAVES)
+    if not 1 <= depth <= deepest:
+        raise ValueError(f"depth: want 1..{deepest} for nodes with {s} children, got {depth}")

@@ -47,7 +47,8 @@ def sample_tokens(
 def has_kernel(grammar: TreeGrammar) -> bool:
     """Are these the rules of the paper's grammar, for which whole trajectories are compiled?"""
     paper = TreeGrammar.random()
-    return (grammar.q, grammar.depth) == (paper.q, paper.depth) and {*map(tuple, grammar.rules)} == {*map(tuple, paper.rules)}
+    alike = (grammar.q, grammar.depth) == (paper.q, paper.depth) and {*map(tuple, grammar.rules)} == {*map(tuple, paper.rules)}
+    return alike and int(grammar.level_offsets[1]) == len(grammar.rules) and bool((grammar.root == grammar.root[0]).all())
 
 
 def step_levels(grammar: TreeGrammar, schedule: Schedule, times: list[int]) -> np.ndarray:

@@ -1,8 +1,7 @@
-// Exact posterior of a complete binary tree: one source for every instruction set, one sample a lane.
+// Exact posterior of a complete tree of arity S: one source for every instruction set, one sample a lane.
 //
 // Every entry of a message is a pair (float mantissa, int32 exponent), so that no field is too large and no entry is
-// lost; a sum is taken relative to its largest term. Nodes are numbered as in a heap: root 1, children 2 i and 2 i + 1,
-// leaf j = L + j.
+// lost; a sum is taken relative to its largest term. Nodes are numbered level by level, the root first.
 #include <cstdint>
 #include <cstring>
 
@@ -34,7 +33,7 @@ constexpr int32_t kNothing = -(3 << 29);
 // m * 2^d where both are normal numbers; anything (unsigned, so that it may) elsewhere.
 static inline Float add_exponent(Float m, Int d) { return (Float)((Unsigned)m + ((Unsigned)d << 23)); }
 
-// m * 2^d for m = 0 or 1 <= m < 2^30 and d <= 0; 0 where d is below -126.
+// m * 2^d for m = 0 or 1 <= m < 2^30 (2^25 terms of at most 2^5) and d <= 0; 0 where d is below -126.
 static inline Float scale(Float m, Int d) { return d >= -126 ? add_exponent(m, d) : Float{}; }
 
 static inline Int larger(Int a, Int b) { return a > b ? a : b; }
@@ -47,46 +46,78 @@ static inline Entry split(Float sum, Int exponent) {
   return {live ? mantissa : Float{}, live ? exponent + (bits >> 23) - 127 : Int{} + kNothing};
 }
 
-// Adds N terms first * second * weight to sum * 2^largest.
-template <int N>
-static inline __attribute__((always_inline)) void add_terms(const TreeRule* rule, const Entry* first,
-                                                            const Entry* second, Float& sum, Int& largest) {
+// Rules that are summed one after the other: a sum of more is one of such runs, so that rounding stays small.
+constexpr int64_t kRun = 64;
+
+// Adds N terms, the product of the others' entries and the weight, to sum * 2^largest.
+template <int N, int S>
+static inline __attribute__((always_inline)) void add_terms(const TreeRule<S>* rule, const Entry* const* others,
+                                                            Float& sum, Int& largest) {
   Float mantissa[N];
   Int exponent[N];
   const Int before = largest;
   for (int k = 0; k < N; ++k) {
-    const Entry& x = first[rule[k].first];
-    const Entry& y = second[rule[k].second];
-    mantissa[k] = x.mantissa * y.mantissa * rule[k].mantissa;
-    const Int e = x.exponent + y.exponent + rule[k].exponent;
-    exponent[k] = mantissa[k] > 0.0f ? e : Int{} + kNothing;
+    const Entry& first = others[0][rule[k].others[0]];
+    mantissa[k] = first.mantissa;
+    exponent[k] = first.exponent;
+    for (int c = 1; c < S; ++c) {
+      const Entry& next = others[c][rule[k].others[c]];
+      mantissa[k] *= next.mantissa;
+      exponent[k] += next.exponent;
+    }
+    mantissa[k] *= rule[k].mantissa;
+    exponent[k] = mantissa[k] > 0.0f ? exponent[k] + rule[k].exponent : Int{} + kNothing;
     largest = larger(largest, exponent[k]);
   }
   sum = scale(sum, before - largest);
   for (int k = 0; k < N; ++k) sum += scale(mantissa[k], exponent[k] - largest);
 }
 
-// message[s] = sum over the rules of symbol s of first * second * weight, divided by 2^shift so that its largest
-// exponent is 0. Returns the shift (0 where all entries are zero). `message` may not overlap the others.
-static Int combine(const TreeRuleGroups& groups, int64_t Q, const Entry* first, const Entry* second, Entry* message) {
+// Adds the rules from `rule` to `end`.
+template <int S>
+static inline __attribute__((always_inline)) void add_rules(const TreeRule<S>* rule, const TreeRule<S>* end,
+                                                            const Entry* const* others, Float& sum, Int& largest) {
+  for (; end - rule >= 4; rule += 4) add_terms<4>(rule, others, sum, largest);
+  switch (end - rule) {
+    case 3:
+      add_terms<3>(rule, others, sum, largest);
+      break;
+    case 2:
+      add_terms<2>(rule, others, sum, largest);
+      break;
+    case 1:
+      add_terms<1>(rule, others, sum, largest);
+      break;
+  }
+}
+
+// Adds whole runs until at most one is left, and returns where that begins.
+template <int S>
+static __attribute__((noinline)) const TreeRule<S>* add_runs(const TreeRule<S>* rule, const TreeRule<S>* end,
+                                                             const Entry* const* others, Float& sum, Int& largest) {
+  for (; end - rule > kRun; rule += kRun) {
+    Float part{};
+    Int part_largest = Int{} + kNothing;
+    add_rules(rule, rule + kRun, others, part, part_largest);
+    const Int both = larger(largest, part_largest);
+    sum = scale(sum, largest - both) + scale(part, part_largest - both);
+    largest = both;
+  }
+  return rule;
+}
+
+// message[s] = sum over the rules of symbol s of the S others' entries and the weight, divided by 2^shift so that its
+// largest exponent is 0. Returns the shift (0 where all entries are zero). `message` may not overlap the others.
+template <int S>
+static Int combine(const TreeRuleGroups& groups, int64_t Q, const Entry* const* others, Entry* message) {
   Int top = Int{} + kNothing;
   for (int64_t s = 0; s < Q; ++s) {
     Float sum{};
     Int largest = Int{} + kNothing;
-    const TreeRule* rule = groups.rules + groups.begin[s];
-    const TreeRule* end = groups.rules + groups.begin[s + 1];
-    for (; end - rule >= 4; rule += 4) add_terms<4>(rule, first, second, sum, largest);
-    switch (end - rule) {
-      case 3:
-        add_terms<3>(rule, first, second, sum, largest);
-        break;
-      case 2:
-        add_terms<2>(rule, first, second, sum, largest);
-        break;
-      case 1:
-        add_terms<1>(rule, first, second, sum, largest);
-        break;
-    }
+    const auto* rule = static_cast<const TreeRule<S>*>(groups.rules) + groups.begin[s];
+    const auto* end = static_cast<const TreeRule<S>*>(groups.rules) + groups.begin[s + 1];
+    if (__builtin_expect(end - rule > kRun, 0)) rule = add_runs(rule, end, others, sum, largest);
+    add_rules(rule, end, others, sum, largest);
     message[s] = split(sum, largest);
     top = larger(top, message[s].exponent);
   }
@@ -223,9 +254,9 @@ static void exp2_entries(Entry* entries, int64_t count) {
   }
 }
 
-// Leaf marginals (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and without a
-// sum, 0.
-static void write_leaf(const Entry* outside, const Entry* inside, int64_t Q, float* columns) {
+// Marginals of a node (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and
+// without a sum, 0.
+static void write_marginals(const Entry* outside, const Entry* inside, int64_t Q, float* columns) {
   // Relative to the largest entry / 2^32, so that an entry of 2^-126 of the sum is still a normal number.
   constexpr int32_t headroom = 32;
   Int top = Int{} + kNothing;
@@ -251,68 +282,134 @@ static void write_leaf(const Entry* outside, const Entry* inside, int64_t Q, flo
   }
 }
 
-// ---- one tile of kSamples samples
-// -------------------------------------------------------------------------------------
+// ---- one tile of kSamples samples -----------------------------------------------------------------------------------
 
-static int trailing_zeros(int64_t n) { return __builtin_ctzll((unsigned long long)n); }
+// A complete tree of arity S: level d has S^d nodes, which begin at start[d]; the leaves are level `depth`.
+template <int S>
+struct Shape {
+  int64_t Q, L, depth, start[kMaxDepth + 2];
+  explicit Shape(const TreeBatch& batch) : Q(batch.Q), L(batch.L), depth(0) {
+    start[0] = 0;
+    for (int64_t width = 1; width < L; width *= S) {
+      start[depth + 1] = start[depth] + width;
+      ++depth;
+    }
+    start[depth + 1] = start[depth] + L;
+  }
+  int64_t nodes() const { return start[depth + 1]; }
+  int64_t group() const { return L < kLeafGroup ? L : (S == 3 ? 3 : kLeafGroup); }  // leaves transposed together
+};
 
-template <typename T>
-static void read_leaves(const TreeBatch& batch, const T* const* rows, Entry* messages, T* columns, LeafSums* sums) {
-  const int64_t Q = batch.Q, group = batch.L < kLeafGroup ? batch.L : kLeafGroup;
-  for (int64_t leaf = 0; leaf < batch.L; leaf += group) {
+template <int S, typename T>
+static void read_leaves(const Shape<S>& tree, const T* const* rows, Entry* messages, T* columns, LeafSums* sums) {
+  const int64_t Q = tree.Q, group = tree.group();
+  for (int64_t leaf = 0; leaf < tree.L; leaf += group) {
     load_columns(rows, leaf * Q, group * Q, columns);
-    Entry* first = messages + (batch.L + leaf) * Q;
+    Entry* first = messages + (tree.start[tree.depth] + leaf) * Q;
     for (int64_t j = 0; j < group; ++j)
       for (int half = 0; half < 2; ++half) read_leaf(columns + j * Q * kSamples, Q, half, first + j * Q, sums[half]);
     exp2_entries(first, group * Q);
   }
 }
 
-// Leaves to root; pairs of leaves from left to right, each ancestor as soon as both its children are there. Returns the
-// shifts' sum.
-static Int upward(const TreeBatch& batch, Entry* messages) {
-  const int64_t Q = batch.Q;
+// Leaves to root; families of leaves from left to right, each ancestor as soon as all its children are there. Returns
+// the shifts' sum.
+template <int S>
+static Int upward(const Shape<S>& tree, const TreeRuleGroups* rules, Entry* messages) {
+  const int64_t Q = tree.Q;
   Int shift{};
-  for (int64_t pair = 0; pair < batch.L / 2; ++pair) {
-    for (int64_t node = batch.L / 2 + pair;; node /= 2) {
-      const Entry* left = messages + 2 * node * Q;
-      shift += combine(batch.by_parent, Q, left, left + Q, messages + node * Q);
-      if (node % 2 == 0 || node == 1) break;
+  for (int64_t family = 0; family < tree.L / S; ++family) {
+    int64_t node = family;
+    for (int64_t level = tree.depth - 1;; --level, node /= S) {
+      const Entry* children[S];
+      for (int c = 0; c < S; ++c) children[c] = messages + (tree.start[level + 1] + S * node + c) * Q;
+      shift += combine<S>(rules[level * (S + 1)], Q, children, messages + (tree.start[level] + node) * Q);
+      if (node % S != S - 1 || level == 0) break;
     }
   }
   return shift;
 }
 
-// Root to leaves, in the same order. The message from above replaces the one from below, which no later step needs.
-static void downward(const TreeBatch& batch, Entry* messages, Entry* spare, float* columns, float* const* rows) {
-  const int64_t Q = batch.Q, pairs = batch.L / 2, group = batch.L < kLeafGroup ? batch.L : kLeafGroup;
-  for (int64_t a = 0; a < Q; ++a) messages[Q + a] = {Float{} + 1.0f, Int{}};
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    const int64_t parent = pairs + pair;
-    for (int rise = trailing_zeros(parent); rise > 0; --rise) {
-      const int64_t node = parent >> rise;
-      Entry* left = messages + 2 * node * Q;
-      combine(batch.by_left, Q, messages + node * Q, left + Q, spare);
-      combine(batch.by_right, Q, messages + node * Q, left, left + Q);
-      std::memcpy(left, spare, Q * sizeof(Entry));
-    }
-    const int64_t leaf = 2 * pair, slot = leaf % group;
-    const Entry* left = messages + 2 * parent * Q;
-    combine(batch.by_left, Q, messages + parent * Q, left + Q, spare);
-    combine(batch.by_right, Q, messages + parent * Q, left, spare + Q);
-    write_leaf(spare, left, Q, columns + slot * Q * kSamples);
-    write_leaf(spare + Q, left + Q, Q, columns + (slot + 1) * Q * kSamples);
-    if (slot + 2 == group) store_columns(columns, (leaf + 2 - group) * Q, group * Q, rows);
+// messages[c] = what child c hears from its parent and its siblings.
+template <int S>
+static void to_children(const TreeRuleGroups* rules, int64_t Q, const Entry* parent, const Entry* children,
+                        Entry* const* messages) {
+  for (int c = 0; c < S; ++c) {
+    const Entry* others[S];
+    others[0] = parent;
+    for (int i = 0, k = 1; i < S; ++i)
+      if (i != c) others[k++] = children + i * Q;
+    combine<S>(rules[c + 1], Q, others, messages[c]);
   }
 }
 
-template <typename T>
+// Root to leaves, in the same order. The message from above replaces the one from below, which no later step needs.
+template <int S>
+static void downward(const Shape<S>& tree, const TreeBatch& batch, Entry* messages, Entry* spare, float* columns,
+                     float* const* rows) {
+  const int64_t Q = tree.Q, families = tree.L / S, group = tree.group();
+  const int64_t first_leaf = batch.all_levels ? tree.start[tree.depth] : 0;
+  Entry* heard[S];  // the last child's replaces at once: nobody needs what it said
+  for (int c = 0; c < S; ++c) heard[c] = spare + c * Q;
+  const auto take_root = [&](Entry* to) {
+    for (int64_t a = 0; a < Q; ++a) to[a] = {Float{} + batch.root[a].mantissa, Int{} + batch.root[a].exponent};
+  };
+  if (batch.all_levels) {
+    take_root(spare);
+    write_marginals(spare, messages, Q, columns);
+    store_columns(columns, 0, Q, rows);
+  }
+  take_root(messages);
+  for (int64_t family = 0; family < families; ++family) {
+    int64_t rise = 0, width = 1;  // ancestors whose first leaf this is
+    while (rise < tree.depth - 1 && family % (width * S) == 0) ++rise, width *= S;
+    for (; rise > 0; --rise, width /= S) {
+      const int64_t level = tree.depth - 1 - rise, node = family / width;
+      Entry* children = messages + (tree.start[level + 1] + S * node) * Q;
+      Entry* inside = children;
+      if (batch.all_levels) {
+        inside = spare + S * Q;
+        std::memcpy(inside, children, S * Q * sizeof(Entry));
+      }
+      Entry* to[S];
+      for (int c = 0; c < S; ++c) to[c] = c < S - 1 ? heard[c] : children + c * Q;
+      to_children<S>(batch.rules + level * (S + 1), Q, messages + (tree.start[level] + node) * Q, children, to);
+      std::memcpy(children, spare, (S - 1) * Q * sizeof(Entry));
+      if (batch.all_levels) {
+        for (int c = 0; c < S; ++c) write_marginals(children + c * Q, inside + c * Q, Q, columns + c * Q * kSamples);
+        store_columns(columns, (tree.start[level + 1] + S * node) * Q, S * Q, rows);
+      }
+    }
+    const int64_t leaf = S * family, slot = leaf % group;
+    const Entry* leaves = messages + (tree.start[tree.depth] + leaf) * Q;
+    const Entry* parent = messages + (tree.start[tree.depth - 1] + family) * Q;
+    to_children<S>(batch.rules + (tree.depth - 1) * (S + 1), Q, parent, leaves, heard);
+    for (int c = 0; c < S; ++c) write_marginals(heard[c], leaves + c * Q, Q, columns + (slot + c) * Q * kSamples);
+    if (slot + S == group) store_columns(columns, (first_leaf + leaf + S - group) * Q, group * Q, rows);
+  }
+}
+
+// Prior times message of the root: sum * 2^exponent.
+static void evidence(const TreeBatch& batch, const Entry* message, Float& sum, Int& exponent) {
+  exponent = Int{} + kNothing;
+  for (int64_t a = 0; a < batch.Q; ++a) {
+    const Float m = message[a].mantissa * batch.root[a].mantissa;
+    exponent = larger(exponent, m > 0.0f ? message[a].exponent + batch.root[a].exponent : Int{} + kNothing);
+  }
+  sum = Float{};
+  for (int64_t a = 0; a < batch.Q; ++a) {
+    const Float m = message[a].mantissa * batch.root[a].mantissa;
+    sum += m > 0.0f ? scale(m, message[a].exponent + batch.root[a].exponent - exponent) : Float{};
+  }
+}
+
+template <int S, typename T>
 static int64_t run(const TreeBatch& batch) {
-  const int64_t Q = batch.Q, row = batch.L * Q;
+  const Shape<S> tree(batch);
+  const int64_t Q = batch.Q, row = batch.L * Q, out_row = batch.all_levels ? tree.nodes() * Q : row;
   Entry* messages = static_cast<Entry*>(batch.scratch);
-  Entry* spare = messages + 2 * batch.L * Q;
-  void* columns = spare + 2 * Q;
-  const double log_q = __builtin_log((double)Q);
+  Entry* spare = messages + tree.nodes() * Q;
+  void* columns = spare + 2 * S * Q;
   for (int64_t first = 0; first < batch.B; first += kSamples) {
     const int64_t count = batch.B - first < kSamples ? batch.B - first : kSamples;
     const T* in[kSamples];
@@ -320,29 +417,35 @@ static int64_t run(const TreeBatch& batch) {
     for (int l = 0; l < kSamples; ++l) {  // lanes beyond the last sample repeat it
       const int64_t sample = first + (l < count ? l : count - 1);
       in[l] = static_cast<const T*>(batch.log_field) + sample * row;
-      out[l] = batch.marginals + sample * row;
+      out[l] = batch.marginals + sample * out_row;
     }
     LeafSums sums[2]{};
-    read_leaves(batch, in, messages, static_cast<T*>(columns), sums);
+    read_leaves(tree, in, messages, static_cast<T*>(columns), sums);
     for (int l = 0; l < count; ++l) {
       const LeafSums& half = sums[l / kHalf];
       if (half.refused[l % kHalf] != 0 || !(half.spread[l % kHalf] < kMaxSpread)) return first + l;
     }
-    const Int shift = upward(batch, messages);
-    Float z{};
-    for (int64_t a = 0; a < Q; ++a) z += scale(messages[Q + a].mantissa, messages[Q + a].exponent);
+    Int shift = upward(tree, batch.rules, messages), exponent;
+    Float z;
+    evidence(batch, messages, z, exponent);
+    shift += z > 0.0f ? exponent : Int{};
     for (int l = 0; l < count; ++l) {
       const LeafSums& half = sums[l / kHalf];
-      const double log_mantissa = __builtin_log((double)z[l]) - log_q + kLn2 * shift[l] + half.top_error[l % kHalf];
+      const double log_mantissa =
+          __builtin_log((double)z[l]) + batch.log_root + kLn2 * shift[l] + half.top_error[l % kHalf];
       batch.impossible[first + l] = !(z[l] > 0);
       batch.log_z[first + l] = z[l] > 0 ? log_mantissa + half.top[l % kHalf] : -__builtin_inf();
     }
-    downward(batch, messages, spare, static_cast<float*>(columns), out);
+    downward(tree, batch, messages, spare, static_cast<float*>(columns), out);
   }
   return -1;
 }
 
-int64_t tree_posterior(const TreeBatch& batch) { return batch.double_field ? run<double>(batch) : run<float>(batch); }
+int64_t tree_posterior(const TreeBatch& batch) {
+  if (batch.arity == 4) return batch.double_field ? run<4, double>(batch) : run<4, float>(batch);
+  if (batch.arity == 3) return batch.double_field ? run<3, double>(batch) : run<3, float>(batch);
+  return batch.double_field ? run<2, double>(batch) : run<2, float>(batch);
+}
 
 }  // namespace BIASGEN_ISA
 }  // namespace biasgen

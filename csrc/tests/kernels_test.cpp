@@ -17,6 +17,7 @@
 #include "cpu/isa.h"
 #include "cpu/knn.h"
 #include "cpu/tree_posterior.h"
+#include "tests/tree_rules.h"
 
 using namespace biasgen;
 
@@ -239,64 +240,45 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
   check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
 }
 
-struct Rule {
-  int64_t symbol[3];  // parent, left, right
-  double weight;
-};
-
-TreeRuleGroups grouped(const std::vector<Rule>& rules, int64_t Q, int key, std::vector<TreeRule>& to,
-                       std::vector<int64_t>& begin) {
-  const int first = key == 0 ? 1 : 0, second = key == 2 ? 1 : 2;
+// Against the sum over all strings. The last sample allows nothing.
+template <int S, class T>
+void test_tree(const Kernels& kernel, int64_t B, int64_t L, int64_t Q) {
+  std::vector<Rule<S>> rules;
   for (int64_t s = 0; s < Q; ++s) {
-    begin.push_back(static_cast<int64_t>(to.size()));
-    for (const Rule& rule : rules) {
-      if (rule.symbol[key] != s) continue;
-      int exponent;
-      const double fraction = std::frexp(rule.weight, &exponent);
-      to.push_back({static_cast<int32_t>(rule.symbol[first]), static_cast<int32_t>(rule.symbol[second]),
-                    static_cast<float>(2 * fraction), exponent - 1});
+    for (int64_t i = 0; i < 2; ++i) {
+      Rule<S> rule{{s}, i ? 0.7 : 0.3};
+      for (int64_t c = 1; c <= S; ++c) rule.symbol[c] = (c * s + i) % Q;
+      rules.push_back(rule);
     }
   }
-  begin.push_back(static_cast<int64_t>(to.size()));
-  return {to.data(), begin.data()};
-}
-
-// The probability of a string of leaves below a symbol.
-double probability(const std::vector<Rule>& rules, int64_t symbol, const int64_t* leaves, int64_t L) {
-  if (L == 1) return leaves[0] == symbol;
-  double sum = 0;
-  for (const Rule& rule : rules)
-    if (rule.symbol[0] == symbol)
-      sum += rule.weight * probability(rules, rule.symbol[1], leaves, L / 2) *
-             probability(rules, rule.symbol[2], leaves + L / 2, L / 2);
-  return sum;
-}
-
-// Against the sum over all strings. The last sample allows nothing.
-template <class T>
-void test_tree(const Kernels& kernel, int64_t B, int64_t L, int64_t Q) {
-  std::vector<Rule> rules;
-  for (int64_t s = 0; s < Q; ++s)
-    for (int64_t i = 0; i < 2; ++i) rules.push_back({{s, (s + i) % Q, (2 * s + i) % Q}, i ? 0.7 : 0.3});
   const int64_t row = L * Q;
   std::vector<T> field(B * row);
   for (auto& f : field) f = static_cast<T>(below(4000)) / 1000 - 2;
   std::fill(field.end() - row, field.end() - row + Q, static_cast<T>(-INFINITY));
-  std::vector<TreeRule> lists[3];
-  std::vector<int64_t> begins[3];
+  std::vector<TreeRule<S>> lists[S + 1];
+  std::vector<int64_t> begins[S + 1];
+  std::vector<TreeRuleGroups> groups;
+  for (int key = 0; key <= S; ++key) groups.push_back(grouped(rules, Q, key, lists[key], begins[key]));
+  std::vector<TreeRuleGroups> levels;
+  for (int64_t width = 1; width < L; width *= S) levels.insert(levels.end(), groups.begin(), groups.end());
+  const std::vector<TreePrior> root(Q, {1.0f, 0});
+  const int64_t nodes = (S * L - 1) / (S - 1);
+  std::vector<float> everywhere(B * nodes * Q);
   std::vector<float> marginals(B * row);
   std::vector<double> log_z(B);
   const std::unique_ptr<bool[]> impossible(new bool[B]);
-  const auto space = scratch(tree_posterior_scratch(L, Q));
+  const auto space = scratch(tree_posterior_scratch(L, Q, S));
   TreeBatch batch{};
-  batch.B = B, batch.L = L, batch.Q = Q;
+  batch.B = B, batch.L = L, batch.Q = Q, batch.arity = S;
   batch.log_field = field.data(), batch.double_field = sizeof(T) == 8;
-  batch.by_parent = grouped(rules, Q, 0, lists[0], begins[0]);
-  batch.by_left = grouped(rules, Q, 1, lists[1], begins[1]);
-  batch.by_right = grouped(rules, Q, 2, lists[2], begins[2]);
+  batch.rules = levels.data(), batch.root = root.data(), batch.log_root = -std::log(double(Q));
   batch.marginals = marginals.data(), batch.log_z = log_z.data(), batch.impossible = impossible.get();
   batch.scratch = space.get();
   check(kernel.tree_posterior(batch) == -1, "no sample is refused");
+  batch.all_levels = true, batch.marginals = everywhere.data();
+  check(kernel.tree_posterior(batch) == -1, "no sample is refused, all levels");
+  for (int64_t b = 0; b < B; ++b)
+    check(std::equal(&marginals[b * row], &marginals[b * row] + row, &everywhere[(b + 1) * nodes * Q - row]), "leaves");
 
   int64_t strings = 1;
   for (int64_t i = 0; i < L; ++i) strings *= Q;
@@ -380,9 +362,15 @@ int main(int argc, char** argv) {
     test_bytes(kernel, Distance::sqeuclidean, 2, 3, 32769, 8);
     for (const auto& [B, L, Q] : {std::tuple<int64_t, int64_t, int64_t>{1, 2, 1}, {5, 2, 5}, {17, 4, 3}, {2, 8, 2}}) {
       doing = level + ", tree " + std::to_string(B) + " x " + std::to_string(L) + " x " + std::to_string(Q);
-      test_tree<float>(kernel, B, L, Q);
-      test_tree<double>(kernel, B, L, Q);
+      test_tree<2, float>(kernel, B, L, Q);
+      test_tree<2, double>(kernel, B, L, Q);
     }
+    doing = level + ", tree with three children";
+    test_tree<3, float>(kernel, 17, 9, 2);
+    test_tree<3, double>(kernel, 5, 3, 4);
+    doing = level + ", tree with four children";
+    test_tree<4, float>(kernel, 17, 16, 2);
+    test_tree<4, double>(kernel, 5, 4, 4);
   }
   std::string all;
   for (const auto& level : isa_levels()) all += " " + level;
