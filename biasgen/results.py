@@ -36,11 +36,13 @@ class Credit:
 @dataclass(frozen=True)
 class TreePosterior:
     """marginals (B, L, Q) float32, rows sum to 1; log_z (B,) float64 in nats; impossible (B,) bool: evidence that the grammar forbids
-    (then log_z is -inf and the marginals are zero)."""
+    (then log_z is -inf and the marginals are zero). On demand marginals are None, or a list of one table for each level, and rule_marginals
+    such a list of (B, nodes, rules): the probability that a node was expanded by a rule, that is of its symbol and its children's."""
 
     marginals: Any
     log_z: Any
     impossible: Any
+    rule_marginals: Any = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from biasgen import _settings, backends
 from biasgen.backends import _cuda_trees, _mode, cuda_backend
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
+from biasgen.ops._trees import checked_tree
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.results import TreePosterior
 from biasgen.testing import assert_posterior_close
@@ -238,12 +239,12 @@ def test_the_backend_has_the_op_and_refuses_without_a_device(kernels, monkeypatc
         with pytest.raises(ValueError, match=r"^backend: none can run tree_posterior here; cuda: "):
             tree_posterior(np.zeros((16, 6)), PAPER.rules, PAPER.weights, backend="cuda")
     monkeypatch.setattr(cuda_backend, "_cuda", kernels)
-    field, rules, weights = torch.zeros(1, 16, 6), torch.from_numpy(PAPER.rules), torch.from_numpy(PAPER.weights)
-    _, log_z, _ = cuda_backend.tree_posterior(field, rules, weights)
+    field, tree = torch.zeros(1, 16, 6), checked_tree(6, 4, PAPER.rules, PAPER.weights)
+    _, log_z, _, _ = cuda_backend.tree_posterior(field, tree, "leaves")
     assert abs(float(log_z[0])) < 1e-6
     assert torch.equal(
-        cuda_backend.tree_posterior_sample(field, rules, weights, 3, 1, None),
-        _cuda_trees.tree_posterior_sample(kernels, field, rules, weights, 3, 1)
+        cuda_backend.tree_posterior_sample(field, tree, 3, 1, None),
+        _cuda_trees.tree_posterior_sample(kernels, field, tree.rules, tree.weights, 3, 1)
     )
     assert np.array_equal(cuda_backend.tree_sample(6, 4, PAPER.rules, PAPER.weights, 5, device=CPU, seed=2), PAPER.sample(5, seed=2))
 

@@ -22,19 +22,20 @@ LEVEL = np.dtype(
 
 
 def refusal(case):
-    """Why the kernels cannot take a grammar, (rules, weights, level_offsets, root, levels), or None."""
-    rules, _, level_offsets, root, levels = case
-    depth = len(level_offsets) - 1
-    if rules.shape[1] != 3:
-        return f"its kernels take rules with two children, got {rules.shape[1] - 1}"
-    if int(level_offsets[1]) != len(rules):
+    """Why the kernels cannot take a tree or give those levels, (tree, levels), or None."""
+    tree, levels = case
+    if tree.arity != 2:
+        return f"its kernels take rules with two children, got {tree.arity}"
+    if int(tree.level_offsets[1]) != len(tree.rules):
         return "its kernels take the same rules at every level"
-    if not bool((root == root[0]).all()):
-        return "its kernels take a uniform root"
-    if depth > 10 or len(root) > 64:
-        return f"its kernels take at most 1024 leaves and 64 symbols, got {2**depth} and {len(root)}"
+    if len(tree.channels):
+        return "its kernels take whole trees, got channels"
+    if not bool((tree.root == 1 / len(tree.root)).all()):
+        return "its kernels take a uniform root, at temperature 1"
+    if tree.depth > 10 or len(tree.root) > 64:
+        return f"its kernels take at most 1024 leaves and 64 symbols, got {2**tree.depth} and {len(tree.root)}"
     if levels != "leaves":
-        return "its kernels give the marginals of leaves"
+        return f"its kernels give the marginals of leaves, got levels={levels!r}"
     return None
 
 

@@ -1,68 +1,114 @@
 """Posteriors of trees in plain torch, in the log domain in float64, sparse over the rules; on any device."""
 import math
-from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
 from biasgen.backends._log_field import MAX_SPREAD, refuse
 
 
-def tree_posterior(log_field, rules, weights, level_offsets, root, levels, max_memory):
+def tree_posterior(evidence, tree, levels, max_memory):
     """Exact marginals, in blocks whose temporaries take about max_memory bytes.
 
-    log_field (B, L, Q) float32 or float64; rules (R, 1 + s) int16, weights (R,) float64, level_offsets (depth + 1,) int64, root (Q,)
-    float64 on the CPU, levels "leaves" or "all": checked by the op. Returns marginals (B, L, Q) float32, or (B, nodes, Q) of all nodes,
-    level by level; log_z (B,) float64, impossible (B,) bool, on the device of log_field.
+    evidence (B, L, Q) float32 or float64, or tokens (B, L) integers, -1 where masked; tree, levels: checked by the op. Returns, on the
+    device of the evidence, marginals (B, nodes, Q) float32 of the leaves, or of every node of tree.levels, level by level; log_z (B,)
+    float64, impossible (B,) bool; (B, numbers) float32 marginals of rules, node by node. What `levels` does not ask for has no numbers.
     """
-    B, L, Q = log_field.shape
-    device, s = log_field.device, rules.shape[1] - 1
-    tables = _tables(rules, weights, level_offsets, range(s + 1), Q, device)
-    log_root = root.log().to(device)
-    block = max(1, max_memory // (8 * 4 * L * max(Q, _widest(tables) // s)))
-    nodes = L if levels == "leaves" else (s * L - 1) // (s - 1)
+    B, L = evidence.shape[:2]
+    Q, s, device = len(tree.root), tree.arity, evidence.device
+    tables, root, channels = _tables(tree, range(s + 1), device), tree.root.log().to(device), tree.channels.log().to(device)
+    nodes = {None: 0, "leaves": L}.get(levels, sum(s**d for d in tree.levels))
+    ruled = sum(s**d * len(table.rules) for d, table in tables) if levels == "rules" else 0
     out = (
         torch.empty((B, nodes, Q), dtype=torch.float32, device=device),
         torch.empty(B, dtype=torch.float64, device=device),
         torch.empty(B, dtype=torch.bool, device=device),
+        torch.empty((B, ruled), dtype=torch.float32, device=device),
     )
-    for start in range(0, B, block):
-        field = log_field[start : start + block].double()
-        _check_field(field, start)
-        for whole, part in zip(out, _posterior(field, tables, log_root, levels), strict=True):
-            whole[start : start + block] = part
+    for start, field in _blocks(evidence, Q, _wide(tree, tables), max_memory):
+        for whole, part in zip(out, _posterior(field, tables, root, channels, levels), strict=True):
+            whole[start : start + len(field)] = part
     return out
 
 
-def tree_posterior_sample(log_field, rules, weights, level_offsets, root, n, numbers, max_memory):
+def tree_posterior_sample(evidence, tree, n, numbers, max_memory):
     """(B, n, L) strings from the posteriors, int8 (int16 where Q > 127), -1 where the evidence is impossible; blocks as in tree_posterior.
 
-    numbers(start, stop): (stop - start, n, L) float64 in (0, 1), of rows start..stop.
+    numbers(start, stop): (stop - start, n, tree.draws) float64 in (0, 1), of rows start..stop.
     """
-    B, L, Q = log_field.shape
-    device, s = log_field.device, rules.shape[1] - 1
-    tables = _tables(rules, weights, level_offsets, (0,), Q, device)
-    log_root = root.log().to(device)
-    longest = max(log_w.shape[1] for ((_, log_w),) in tables)
-    block = max(1, max_memory // (8 * 4 * L * max(Q, _widest(tables) // s, max(n, 1) * longest)))
+    B, L = evidence.shape[:2]
+    Q, device = len(tree.root), evidence.device
+    tables, root, channels = _tables(tree, (0,), device), tree.root.log().to(device), tree.channels.log().to(device)
+    wide = max(_wide(tree, tables), max(n, 1) * max((table.groups[0][1].shape[1] for _, table in tables), default=Q))
     strings = torch.empty((B, n, L), dtype=torch.int8 if Q <= 127 else torch.int16, device=device)
-    for start in range(0, B, block):
-        field = log_field[start : start + block].double()
-        _check_field(field, start)
-        strings[start : start + block] = _draw(field, tables, log_root, numbers(start, start + len(field)))
+    for start, field in _blocks(evidence, Q, wide, max_memory):
+        u = iter(numbers(start, start + len(field)).unbind(-1))
+        inside, heard = _upward(field, tables, root, channels, torch.logsumexp)
+
+        def pick(logs, u=u):
+            """Of (b, n, nodes, choices)."""
+            return _pick(logs, torch.stack([next(u) for _ in range(logs.shape[2])], 2))
+
+        strings[start : start + len(field)] = _walk(inside, heard, tables, root, channels, n, pick)
     return strings
 
 
-def _tables(rules, weights, level_offsets, columns, Q, device):
-    """For each level, for each of `columns`: the rules grouped by it (see _rules_of)."""
-    tables = []
-    for start, stop in pairwise(level_offsets.tolist()):
-        block = slice(start, stop)
-        tables.append([_rules_of(rules[block], weights[block], c, Q, device) for c in columns] if stop > start else tables[-1])
+def tree_map(evidence, tree, max_memory):
+    """Leaves (B, L) of the most probable derivations, int8 (int16 where Q > 127), -1 where impossible, and log_p (B,) float64."""
+    B, L = evidence.shape[:2]
+    Q, device = len(tree.root), evidence.device
+    tables, root, channels = _tables(tree, (0,), device), tree.root.log().to(device), tree.channels.log().to(device)
+    strings = torch.empty((B, L), dtype=torch.int8 if Q <= 127 else torch.int16, device=device)
+    log_p = torch.empty(B, dtype=torch.float64, device=device)
+    for start, field in _blocks(evidence, Q, _wide(tree, tables), max_memory):
+        top = _tops(field)
+        inside, heard = _upward(field - top, tables, root, channels, torch.amax)
+        at = slice(start, start + len(field))
+        strings[at] = _walk(inside, heard, tables, root, channels, 1, lambda logs: logs.argmax(-1))[:, 0]
+        log_p[at] = heard.amax(-1) + _sum(top[..., 0])
+    return strings, log_p
+
+
+def _blocks(evidence, Q, wide, max_memory):
+    """(number of the first row, field (b, L, Q) float64) of blocks whose temporaries take about max_memory bytes."""
+    B, L = evidence.shape[:2]
+    block = max(1, max_memory // (8 * 4 * L * wide))
+    for start in range(0, B, block):
+        rows = evidence[start : start + block]
+        if rows.dtype.is_floating_point:
+            field = rows.double()
+            _check_field(field, start)
+        else:
+            seen = rows[..., None].long()
+            field = torch.where((seen == -1) | (seen == torch.arange(Q, device=rows.device)), 0.0, -math.inf).double()
+        yield start, field
+
+
+class _Level(NamedTuple):
+    """The rules of a level: (R, 1 + s) long, log-weights (R,); groups: by each column that was asked for (see _rules_of)."""
+
+    rules: torch.Tensor
+    log_w: torch.Tensor
+    groups: list
+
+
+def _tables(tree, columns, device):
+    """[(level, its _Level)] of the levels that have rules, from the root."""
+    made, tables = {}, []
+    for level in range(tree.factorized, tree.depth):
+        block = tree.rules_of(level)
+        if block.start not in made:
+            rules, weights = tree.rules[block], tree.weights[block]
+            groups = [_rules_of(rules, weights, c, len(tree.root), device) for c in columns]
+            made[block.start] = _Level(rules.long().to(device), weights.log().to(device), groups)
+        tables.append((level, made[block.start]))
     return tables
 
 
-def _widest(tables):
-    return max(log_w.numel() for level in tables for _, log_w in level)
+def _wide(tree, tables):
+    """Numbers a leaf of the widest temporary."""
+    listed = max((log_w.numel() for _, table in tables for _, log_w in table.groups), default=0)
+    return max(len(tree.root), listed // tree.arity, len(tree.root) ** 2 if len(tree.channels) else 0)
 
 
 def _rules_of(rules, weights, symbol, Q, device):
@@ -80,21 +126,13 @@ def _rules_of(rules, weights, symbol, Q, device):
     return [column.to(device) for column in columns], log_w.to(device)
 
 
-def _combine(table, others):
-    """(..., Q) message: log of the sum over each symbol's rules of the others' entries and the weight. No +inf occurs, so no NaN."""
-    columns, log_w = table
+def _combine(group, others, total):
+    """(..., Q) message: `total` over each symbol's rules of the others' entries and the weight. No +inf occurs, so no NaN."""
+    columns, log_w = group
     terms = log_w
     for message, column in zip(others, columns, strict=True):
         terms = terms + message[..., column]
-    return torch.logsumexp(terms, -1)
-
-
-def _upward(leaves, tables):
-    """Messages of every level, the root's first. Leaf messages (b, L, Q)."""
-    inside = [leaves]
-    for by_parent, *_ in tables[::-1]:
-        inside.insert(0, _combine(by_parent, _siblings(inside[0], len(by_parent[0]))))
-    return inside
+    return total(terms, -1)
 
 
 def _siblings(messages, s):
@@ -102,39 +140,89 @@ def _siblings(messages, s):
     return [messages[:, c::s] for c in range(s)]
 
 
-def _posterior(field, tables, log_root, levels):
-    """marginals, log_z, impossible of one block, float64."""
+def _upward(leaves, tables, root, channels, total):
+    """Messages of every level that has rules, and of the leaves, from above: (b, nodes, Q) each; and (b, Q), what the root has heard with
+    its prior. total: torch.logsumexp, or torch.amax."""
+    inside = [leaves]
+    for _, table in tables[::-1]:
+        by_parent = table.groups[0]
+        inside.insert(0, _combine(by_parent, _siblings(inside[0], len(by_parent[0])), total))
+    heard = _hung(inside[0], channels, total).sum(1) if len(channels) else inside[0][:, 0]
+    return inside, heard + root
+
+
+def _hung(messages, channels, total):
+    """(b, nodes, Q): what nodes that hang on the root tell it."""
+    return total(channels + messages[..., None, :], -1)
+
+
+def _posterior(field, tables, root, channels, levels):
+    """marginals, log_z, impossible and marginals of rules of one block, float64."""
+    top = _tops(field)
+    inside, heard = _upward(field - top, tables, root, channels, torch.logsumexp)
+    log_z = torch.logsumexp(heard, -1)
+    results = log_z + _sum(top[..., 0]), log_z == -math.inf
+    if levels is None:
+        return field[:, :0], *results, field[:, :0, 0]
+    outside = [_to_hung(inside[0], root, channels) if len(channels) else root.expand_as(inside[0])]
+    for (_, table), below in zip(tables, inside[1:], strict=True):
+        children = _siblings(below, len(table.groups) - 1)
+        told = [
+            _combine(group, [outside[-1], *children[:c], *children[c + 1 :]], torch.logsumexp) for c, group in enumerate(table.groups[1:])
+        ]
+        outside.append(torch.stack(told, 2).flatten(1, 2))
+    shown = slice(-1, None) if levels == "leaves" else slice(None)
+    beliefs = [above + below for above, below in zip(outside[shown], inside[shown], strict=True)]
+    if levels != "leaves" and len(channels):
+        beliefs.insert(0, heard[:, None])
+    ruled = [field[:, :0, 0]]
+    if levels == "rules":
+        for (_, table), above, below in zip(tables, outside, inside[1:], strict=False):
+            parent, *children = table.rules.T
+            terms = above[..., parent] + table.log_w
+            for column, message in zip(children, _siblings(below, len(children)), strict=True):
+                terms = terms + message[..., column]
+            ruled.append(_shares(terms).flatten(1))
+    return _shares(torch.cat(beliefs, 1)), *results, torch.cat(ruled, 1)
+
+
+def _to_hung(messages, root, channels):
+    """(b, nodes, Q): what nodes that hang on the root hear from it and each other."""
+    told = _hung(messages, channels, torch.logsumexp)
+    before, after = told.cumsum(1).roll(1, 1), told.flip(1).cumsum(1).flip(1).roll(-1, 1)   # not by difference: -inf
+    before[:, 0], after[:, -1] = 0.0, 0.0
+    return torch.logsumexp(channels + (root + before + after)[..., None], -2)
+
+
+def _shares(beliefs):
+    """Probabilities over the last axis; below 2^-126, and where nothing has any, 0."""
+    total = torch.logsumexp(beliefs, -1, keepdim=True)
+    shares = torch.where(total == -math.inf, 0.0, (beliefs - total).exp())
+    return torch.where(shares < 2.0**-126, 0.0, shares)
+
+
+def _tops(field):
+    """(b, L, 1): the largest entry of each leaf, 0 where all are excluded."""
     top = field.amax(2, keepdim=True)
-    top = torch.where(top == -math.inf, 0.0, top)
-    inside = _upward(field - top, tables)
-    log_z = torch.logsumexp(inside[0][:, 0] + log_root, -1)
-    outside = [log_root.expand_as(inside[0])]
-    for (_, *by_child), below in zip(tables, inside[1:], strict=True):
-        children = _siblings(below, len(by_child))
-        heard = [_combine(table, [outside[-1], *children[:c], *children[c + 1 :]]) for c, table in enumerate(by_child)]
-        outside.append(torch.stack(heard, 2).flatten(1, 2))
-    shown = slice(None) if levels == "all" else slice(-1, None)
-    belief = torch.cat([above + below for above, below in zip(outside[shown], inside[shown], strict=True)], 1)
-    total = torch.logsumexp(belief, -1, keepdim=True)
-    marginals = torch.where(total == -math.inf, 0.0, (belief - total).exp())
-    marginals = torch.where(marginals < 2.0**-126, 0.0, marginals)
-    return marginals, log_z + _sum(top[..., 0]), log_z == -math.inf
+    return torch.where(top == -math.inf, 0.0, top)
 
 
-def _draw(field, tables, log_root, u):
-    """(b, n, L) strings of one block, from the root down; u (b, n, L): number 0 for the root, 1 + i for node i in level order."""
-    inside = _upward(field, tables)
-    nodes = _pick((inside[0] + log_root).expand(-1, u.shape[1], -1), u[..., 0])[..., None]
-    used = 1
-    for ((columns, log_w),), below in zip(tables, inside[1:], strict=True):
+def _walk(inside, heard, tables, root, channels, n, pick):
+    """(b, n, L) strings of one block, from the root down; -1 where nothing is possible. pick: logarithms (b, n, nodes, choices) of what
+    the choices of each node weigh -> (b, n, nodes), the chosen."""
+    nodes = pick(heard[:, None, None].expand(-1, n, -1, -1))
+    if len(channels):
+        hanging = torch.arange(len(channels), device=nodes.device)
+        nodes = pick(channels[hanging, nodes.expand(-1, -1, len(channels))] + inside[0][:, None])
+    for (_, table), below in zip(tables, inside[1:], strict=True):
+        columns, log_w = table.groups[0]
         own = [column[nodes] for column in columns]   # (b, n, nodes, rules)
-        logs, width = log_w[nodes], nodes.shape[2]
+        logs = log_w[nodes]
         for messages, column in zip(_siblings(below, len(columns)), own, strict=True):
-            logs = logs + messages[:, None].expand(-1, u.shape[1], -1, -1).gather(3, column)
-        rule = _pick(logs, u[..., used : used + width])[..., None]
+            logs = logs + messages[:, None].expand(-1, n, -1, -1).gather(3, column)
+        rule = pick(logs)[..., None]
         nodes = torch.cat([column.gather(3, rule) for column in own], 3).flatten(2)
-        used += width
-    impossible = torch.logsumexp(inside[0][:, 0] + log_root, -1) == -math.inf
+    impossible = heard.amax(-1) == -math.inf
     return torch.where(impossible[:, None, None], -1, nodes)
 
 

@@ -17,10 +17,17 @@ except ImportError as error:  # a source tree without the module: the torch back
     _cpu, _missing = None, f"biasgen._cpu cannot be loaded ({error})"
 
 DEVICES = ("cpu",)
+
+
+def _no_kernel(case):
+    tree, levels = case
+    return "its kernels take no channels and give no marginals of rules" if len(tree.channels) or levels in (None, "rules") else None
+
+
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
-    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
+    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": (), "refuses": _no_kernel},
 }
 # Queries of one unit of work at most. Hamming: 4096 x 12 000 rows of 16 tokens take 1.2 ms, ten times what handing out costs (with 512
 # two threads gained 1.5x, with 4096 1.8x); of long rows so many that they stay in the second-level cache. Else each unit packs the rows
@@ -135,27 +142,26 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     return tuple(torch.from_numpy(values) for values in found)
 
 
-def tree_posterior(log_field, rules, weights, level_offsets, root, levels):
-    """Exact marginals. log_field (B, L, Q) float32 or float64, contiguous; rules (R, 1 + s) int16, weights (R,) float64, level_offsets
-    (depth + 1,) int64, root (Q,) float64, levels "leaves" or "all": checked by the op.
+def tree_posterior(evidence, tree, levels):
+    """Exact marginals. evidence (B, L, Q) float32 or float64, contiguous; tree, levels: checked by the op.
 
-    Returns marginals (B, L, Q) float32, or (B, nodes, Q) of all nodes, level by level; log_z (B,) float64, impossible (B,) bool. Each
-    thread takes (nodes + 2 s + 4) Q 128 bytes of scratch.
+    Returns marginals (B, nodes, Q) float32 of the leaves, or of all nodes, level by level; log_z (B,) float64, impossible (B,) bool; no
+    marginals of rules. Each thread takes (nodes + 2 s + 4) Q 128 bytes of scratch.
     """
-    B, L, Q = log_field.shape
-    s = rules.shape[1] - 1
-    nodes = L if levels == "leaves" else (s * L - 1) // (s - 1)
-    marginals = torch.empty((B, nodes, Q), dtype=torch.float32)
-    log_z = torch.empty(B, dtype=torch.float64)
-    impossible = torch.empty(B, dtype=torch.bool)
-    level, source = isa(), log_field.numpy()
-    grammar = [t.numpy() for t in (rules, weights, level_offsets, root)]
-    arrays = [t.numpy() for t in (marginals, log_z, impossible)]
+    B, L, Q = evidence.shape
+    nodes = L if levels == "leaves" else sum(tree.arity**d for d in tree.levels)
+    out = (
+        torch.empty((B, nodes, Q), dtype=torch.float32),
+        torch.empty(B, dtype=torch.float64),
+        torch.empty(B, dtype=torch.bool),
+    )
+    level, source = isa(), evidence.numpy()
+    grammar, arrays = [part.numpy() for part in tree[:4]], [values.numpy() for values in out]
 
     def work(start, stop):
-        refused = _cpu.tree_posterior(level, source[start:stop], *grammar, *(a[start:stop] for a in arrays))
+        refused = _cpu.tree_posterior(level, source[start:stop], *grammar, *(values[start:stop] for values in arrays))
         if refused >= 0:
             refuse(source[start + refused], start + refused)
 
     run_blocks(work, B, max(16, FIELD_BLOCK // (16 * L * Q) * 16))
-    return marginals, log_z, impossible
+    return *out, out[0][:, :0, 0]

@@ -18,14 +18,14 @@ def probe() -> str | None:
     return "_cuda is not built (BIASGEN_CUDA=ON)" if _cuda is None else _cuda.probe()
 
 
-def tree_posterior(log_field, rules, weights, level_offsets, root, levels):
-    """Exact leaf marginals of what refusal lets through, where offsets, root and levels say nothing: see _cuda_trees."""
-    return _cuda_trees.tree_posterior(_cuda, log_field, rules, weights)
+def tree_posterior(evidence, tree, levels):
+    """Exact leaf marginals of what refusal lets through, where rules and weights say all: see _cuda_trees."""
+    return *_cuda_trees.tree_posterior(_cuda, evidence, tree.rules, tree.weights), evidence[:, :0, 0]
 
 
-def tree_posterior_sample(log_field, rules, weights, level_offsets, root, n, seed, numbers):
+def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """Strings from the posterior: see _cuda_trees. Numbers come from seed, in the kernel."""
-    return _cuda_trees.tree_posterior_sample(_cuda, log_field, rules, weights, n, seed)
+    return _cuda_trees.tree_posterior_sample(_cuda, evidence, tree.rules, tree.weights, n, seed)
 
 
 def tree_trajectory(rules, weights, levels, **arguments):

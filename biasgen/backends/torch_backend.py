@@ -8,11 +8,11 @@ from biasgen.distances import DISTANCES
 
 DEVICES = ("cpu", "cuda")
 SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(DISTANCES)}
+EVIDENCE = {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()}
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     **{op: SEARCH for op in ("knn", "range_count", "distance_histogram", "pairwise_distances", "paired_distances")},
-    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": ()},
-    "tree_posterior_sample": {"dtypes": ("float32", "float64"), "distances": ()},
+    **{op: EVIDENCE for op in ("tree_posterior", "tree_posterior_sample", "tree_map")},
 }
 MAX_MEMORY = 256 << 20  # bytes for the temporaries of one block
 
@@ -88,11 +88,16 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     return _empirical_denoise.empirical_denoise(x_t, prepared.rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
-def tree_posterior(log_field, rules, weights, level_offsets, root, levels):
+def tree_posterior(evidence, tree, levels):
     """Exact marginals, in the log domain in float64; see _trees."""
-    return _trees.tree_posterior(log_field, rules, weights, level_offsets, root, levels, MAX_MEMORY)
+    return _trees.tree_posterior(evidence, tree, levels, MAX_MEMORY)
 
 
-def tree_posterior_sample(log_field, rules, weights, level_offsets, root, n, seed, numbers):
+def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """Strings from the posteriors; see _trees. A backend with random numbers of its own takes seed."""
-    return _trees.tree_posterior_sample(log_field, rules, weights, level_offsets, root, n, numbers, MAX_MEMORY)
+    return _trees.tree_posterior_sample(evidence, tree, n, numbers, MAX_MEMORY)
+
+
+def tree_map(evidence, tree):
+    """The most probable derivations; see _trees."""
+    return _trees.tree_map(evidence, tree, MAX_MEMORY)

@@ -1,13 +1,17 @@
 """Probabilistic grammars on complete trees (Garnier-Brun et al., arXiv 2603.03469, section 3): rules, sampling, likelihood."""
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
-from biasgen.ops.tree_posterior import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_grammar, tree_posterior
+from biasgen.ops._trees import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
+from biasgen.ops.tree_map import tree_map
+from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.ops.tree_posterior_sample import tree_posterior_sample
 from biasgen.results import TreePosterior
 
@@ -20,7 +24,8 @@ class TreeGrammar:
     rules (R, 1 + s) int16: (parent, children), s = 2, 3 or 4. weights (R,) float64: probability of the children given the parent.
     level_offsets (depth + 1,) int64: rules level_offsets[d] .. level_offsets[d + 1] - 1 are those of the nodes d levels below the root; an
     empty block stands for that of the level above, so None, all rules at every level, is [0, R, R ...]. root (q,) float64: probabilities
-    of the root's symbol, None: uniform. The constructor checks nothing; from_rules does.
+    of the root's symbol, None: uniform. top: k of BP_k, levels that are factorized, see `factorized`. The constructor checks nothing;
+    from_rules does.
     """
 
     q: int
@@ -29,6 +34,7 @@ class TreeGrammar:
     weights: np.ndarray
     level_offsets: np.ndarray | None = None
     root: np.ndarray | None = None
+    top: int = 0
 
     def __post_init__(self) -> None:
         if self.level_offsets is None:
@@ -50,7 +56,28 @@ class TreeGrammar:
         if not 1 <= q <= MAX_SYMBOLS:
             raise ValueError(f"q: want 1..{MAX_SYMBOLS}, got {q}")
         _check_depth(rows.shape[1] - 1, depth)
-        return cls(q, depth, *(part.numpy() for part in checked_grammar(q, depth, rows, weights, level_offsets, root)))
+        tree = checked_tree(q, depth, rows, weights, level_offsets, root)
+        return cls(q, depth, *(part.numpy() for part in tree[:4]))
+
+    @classmethod
+    def from_transitions(
+        cls, depth: int, transitions: np.ndarray | Sequence[np.ndarray], *, root: np.ndarray | None = None
+    ) -> "TreeGrammar":
+        """The grammar of a dense table (q, q, q) [parent, left, right], with more children more axes, or of a list of `depth` tables, from
+        the root down, where levels differ. Zeros are what the grammar forbids. Errors as from_rules.
+        """
+        tables = [np.asarray(table) for table in ([transitions] if isinstance(transitions, np.ndarray) else transitions)]
+        shape = tables[0].shape if tables else ()
+        if len(tables) not in (1, depth) or len(shape) - 1 not in ARITIES or {1} != {len(set(table.shape)) for table in tables}:
+            raise ValueError(
+                f"transitions: want a (q, q, q) table, 2 to 4 axes after the parent's, or {depth} of them, got "
+                f"{', '.join(str(table.shape) for table in tables)}"
+            )
+        rules = [np.argwhere(table) for table in tables]
+        weights = np.concatenate([table[tuple(rows.T)] for table, rows in zip(tables, rules, strict=True)])
+        ends = np.cumsum([0, *map(len, rules)])
+        offsets = np.concatenate([ends, np.full(depth + 1 - len(ends), ends[-1])])
+        return cls.from_rules(shape[0], depth, np.concatenate(rules), weights, level_offsets=offsets, root=root)
 
     @classmethod
     def random_hierarchy(cls, v: int = 16, m: int = 4, s: int = 2, depth: int = 4, seed: int = 0) -> "TreeGrammar":
@@ -130,22 +157,52 @@ class TreeGrammar:
         stop = self.level_offsets[level + 1]
         return slice(int(self.level_offsets[self.level_offsets < stop].max()), int(stop))
 
-    def sample(self, n: int, *, seed: int = 0, offset: int = 0) -> np.ndarray:
-        """(n, L) int8 sequences (uint8 where q > 127: then name distance='hamming' to metrics): rows offset..offset+n of the list that
-        `seed` fixes, so that disjoint ranges are independent data.
+    def factorized(self, k: int) -> "TreeGrammar":
+        """The model of BP_k: the nodes of level k are drawn each by itself given the root, from their true law given it, and the rules hold
+        below. k = 0 is this grammar, k = depth makes the leaves independent given the root. Posterior and log_prob are exact for it.
+        """
+        if not 0 <= k <= self.depth:
+            raise ValueError(f"k: want 0..{self.depth}, got {k}")
+        if 8 * self.arity**k * self.q**2 > 1 << 30:
+            raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
+        return replace(self, top=k)
 
-        Number 0 of a sample draws the root, number 1 + i node i of the tree in level order, both by inverse distribution function.
+    @cached_property
+    def channels(self) -> np.ndarray:
+        """(s**k, q, q) float64, k = top: probability of each node of level k given the root, [node, root, symbol]; (0, q, q) for k = 0."""
+        if self.top == 0:
+            return np.empty((0, self.q, self.q))
+        table = np.eye(self.q)[None]
+        for level in range(self.top):
+            block = self._block(level)
+            step = np.zeros((self.arity, self.q, self.q))
+            for child in range(self.arity):
+                np.add.at(step[child], (self.rules[block, 0], self.rules[block, 1 + child]), self.weights[block])
+            table = (table[:, None] @ step).reshape(-1, self.q, self.q)
+        return table
+
+    def sample(self, n: int, *, seed: int = 0, offset: int = 0) -> np.ndarray:
+        """(n, L) int8 sequences (int16 where q > 127): rows offset..offset+n of the list that `seed` fixes, so that disjoint ranges are
+        independent data.
+
+        By inverse distribution function, number 0 of a sample draws the root, the next, level by level, what each node becomes (where
+        top > 0, first the nodes of that level).
         """
         if n < 0:
             raise ValueError(f"n: want a number of samples >= 0, got {n}")
-        u = philox.uniforms(seed, n=n, count=self.length, offset=offset, purpose=philox.DATA)
+        hung = len(self.channels)
+        draws = 1 + hung + sum(self.arity**d for d in range(self.top, self.depth))
+        u = philox.uniforms(seed, n=n, count=draws, offset=offset, purpose=philox.DATA)
         if (self.root == self.root[0]).all():
             nodes = np.minimum((u[:, :1] * self.q).astype(np.int64), self.q - 1)
         else:
             last = np.flatnonzero(self.root)[-1]
             nodes = np.minimum((u[:, :1, None] > np.cumsum(self.root)).sum(-1), last)
-        used = 1
-        for level in range(self.depth):
+        used = 1 + hung
+        if hung:
+            reached = np.cumsum(self.channels, 2)
+            nodes = np.stack([(u[:, 1 + j, None] * reached[j, nodes[:, 0], -1:] > reached[j, nodes[:, 0]]).sum(-1) for j in range(hung)], 1)
+        for level in range(self.top, self.depth):
             block = self._block(level)
             order = block.start + np.argsort(self.rules[block, 0], kind="stable")
             ends = np.searchsorted(self.rules[order, 0], np.arange(self.q), side="right")
@@ -156,16 +213,18 @@ class TreeGrammar:
             draws = u[:, used : used + nodes.shape[1]]
             used += nodes.shape[1]
             rule = first[nodes] + (draws[..., None] > padded[nodes]).sum(-1)
-            nodes = self.rules[order[rule], 1:].reshape(n, -1)
-        return nodes.astype(np.int8 if self.q <= 127 else np.uint8)
+            nodes = self.rules[order[rule], 1:].reshape(n, self.arity * nodes.shape[1])
+        return nodes.astype(np.int8 if self.q <= 127 else np.int16)
 
     def log_prob(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """(n,) natural logarithm of the probability of (n, L) tokens, nats; -inf where the grammar forbids. Error 1e-5 + 1e-7 |log P|."""
-        return self.posterior(self._evidence(tokens)).log_z
+        self._check_tokens(tokens)
+        return self.posterior(tokens=tokens, levels=None).log_z
 
     def is_grammatical(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """(n,) bool: does the grammar generate the sequence at all?"""
-        return ~self.posterior(self._evidence(tokens)).impossible
+        self._check_tokens(tokens)
+        return ~self.posterior(tokens=tokens, levels=None).impossible
 
     def field(self, x_t: np.ndarray | torch.Tensor, level: Level) -> np.ndarray | torch.Tensor:
         """Log-field of noised one-hot rows: scale / sigma**2 * x_t, (B, L, Q) float64; evaluated here, in double, and nowhere else."""
@@ -176,34 +235,51 @@ class TreeGrammar:
             return x_t.astype(np.float64) * gamma
         return x_t.double() * (float(gamma) if np.ndim(gamma) == 0 else torch.as_tensor(gamma, device=x_t.device))
 
-    def posterior(self, log_field: np.ndarray | torch.Tensor, levels: str = "leaves") -> TreePosterior:
-        """Exact marginals, of the leaves or of all levels, and log-evidence of (B, L, Q) or (L, Q) log-fields: ops.tree_posterior."""
-        self._check_field(log_field)
-        return tree_posterior(log_field, self.rules, self.weights, self.level_offsets, self.root, levels=levels)
-
-    def posterior_sample(self, log_field: np.ndarray | torch.Tensor, n: int, *, seed: int = 0) -> np.ndarray | torch.Tensor:
-        """(B, n, L) or (n, L) strings from the posterior: ops.tree_posterior_sample with this grammar."""
-        self._check_field(log_field)
-        return tree_posterior_sample(
-            log_field, self.rules, self.weights, n, level_offsets=self.level_offsets, root=self.root, seed=seed
+    def posterior(
+        self, log_field: np.ndarray | torch.Tensor | None = None, levels: str | None = "leaves", *,
+        tokens: np.ndarray | torch.Tensor | None = None, temperature: float = 1.0,
+    ) -> TreePosterior:
+        """Exact marginals and log-evidence given (B, L, Q) or (L, Q) log-fields, tokens (B, L) or (L,) with -1 for leaves that nobody saw,
+        or both: ops.tree_posterior with this grammar. levels: what is wanted, None, "leaves", "all" or "rules".
+        """
+        self._check_evidence(log_field, tokens)
+        return tree_posterior(
+            log_field, self.rules, self.weights, tokens=tokens, temperature=temperature, levels=levels, **self._model()
         )
 
-    def _check_field(self, log_field: np.ndarray | torch.Tensor) -> None:
-        if log_field.ndim not in (2, 3) or tuple(log_field.shape[-2:]) != (self.length, self.q):
-            raise ValueError(f"log_field: want (B, {self.length}, {self.q}) or ({self.length}, {self.q}), got {tuple(log_field.shape)}")
+    def posterior_sample(
+        self, log_field: np.ndarray | torch.Tensor | None, n: int, *, seed: int = 0, tokens: np.ndarray | torch.Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> np.ndarray | torch.Tensor:
+        """(B, n, L) or (n, L) strings from the posterior: ops.tree_posterior_sample with this grammar."""
+        self._check_evidence(log_field, tokens)
+        return tree_posterior_sample(
+            log_field, self.rules, self.weights, n, tokens=tokens, temperature=temperature, seed=seed, **self._model()
+        )
 
-    def _evidence(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
-        """One-hot evidence: 0 at the token, -inf elsewhere."""
-        index = torch.as_tensor(tokens)
-        if index.ndim != 2 or index.shape[1] != self.length:
-            raise ValueError(f"tokens: want (n, {self.length}), got {tuple(index.shape)}")
-        if index.dtype.is_floating_point or index.dtype == torch.bool:
-            raise ValueError(f"tokens: want integers, got {index.dtype}")
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.q):
-            raise ValueError(f"tokens: want symbols 0..{self.q - 1}, got {int(index.min())}..{int(index.max())}")
-        field = torch.full((*index.shape, self.q), -torch.inf, device=index.device)
-        field.scatter_(-1, index.long()[..., None], 0.0)
-        return field.numpy() if isinstance(tokens, np.ndarray) else field
+    def map_estimate(
+        self, log_field: np.ndarray | torch.Tensor | None = None, *, tokens: np.ndarray | torch.Tensor | None = None
+    ) -> tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]:
+        """(tokens (B, L), log_p (B,)) of the most probable derivation: ops.tree_map with this grammar."""
+        self._check_evidence(log_field, tokens)
+        return tree_map(log_field, self.rules, self.weights, tokens=tokens, **self._model())
+
+    def _model(self) -> dict[str, np.ndarray]:
+        return {"level_offsets": self.level_offsets, "root": self.root, "channels": self.channels}
+
+    def _check_evidence(self, log_field: np.ndarray | torch.Tensor | None, tokens: np.ndarray | torch.Tensor | None) -> None:
+        for name, given, shape in (("log_field", log_field, (self.length, self.q)), ("tokens", tokens, (self.length,))):
+            if given is not None and (given.ndim not in (len(shape), len(shape) + 1) or tuple(given.shape[-len(shape) :]) != shape):
+                sizes = ", ".join(map(str, shape))
+                raise ValueError(f"{name}: want (B, {sizes}) or ({sizes}{',' * (len(shape) == 1)}), got {tuple(given.shape)}")
+
+    def _check_tokens(self, tokens: np.ndarray | torch.Tensor) -> None:
+        """Whole strings: every leaf seen."""
+        if tokens.ndim != 2 or tokens.shape[1] != self.length:
+            raise ValueError(f"tokens: want (n, {self.length}), got {tuple(tokens.shape)}")
+        low = int(tokens.min()) if math.prod(tokens.shape) else 0
+        if low < 0:
+            raise ValueError(f"tokens: want symbols 0..{self.q - 1}, got {low}")
 
 
 def _check_depth(s: int, depth: int) -> None:

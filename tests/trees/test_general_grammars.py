@@ -110,7 +110,7 @@ def test_random_hierarchy():
     assert grammar.transitions.shape == (3, 8, 8, 8, 8)
     np.testing.assert_allclose(grammar.transitions.sum((2, 3, 4)), 1)
     assert len(TreeGrammar.random_hierarchy(v=3, m=9, s=3, depth=1).rules) == 27   # every tuple is used
-    assert TreeGrammar.random_hierarchy(v=200, m=2, depth=2).sample(3).dtype == np.uint8
+    assert TreeGrammar.random_hierarchy(v=200, m=2, depth=2).sample(3).dtype == np.int16
 
 
 TWO_LEVELS = np.array([(0, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0)])
