@@ -17,17 +17,10 @@ except ImportError as error:  # a source tree without the module: the torch back
     _cpu, _missing = None, f"biasgen._cpu cannot be loaded ({error})"
 
 DEVICES = ("cpu",)
-
-
-def _no_kernel(case):
-    tree, levels = case
-    return "its kernels take no channels and give no marginals of rules" if len(tree.channels) or levels in (None, "rules") else None
-
-
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
-    "tree_posterior": {"dtypes": ("float32", "float64"), "distances": (), "refuses": _no_kernel},
+    **{op: {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()} for op in ("tree_posterior", "tree_posterior_sample")},
 }
 # Queries of one unit of work at most. Hamming: 4096 x 12 000 rows of 16 tokens take 1.2 ms, ten times what handing out costs (with 512
 # two threads gained 1.5x, with 4096 1.8x); of long rows so many that they stay in the second-level cache. Else each unit packs the rows
@@ -143,25 +136,43 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
 
 
 def tree_posterior(evidence, tree, levels):
-    """Exact marginals. evidence (B, L, Q) float32 or float64, contiguous; tree, levels: checked by the op.
+    """Exact marginals. evidence (B, L, Q) float32 or float64, or tokens (B, L) int8 or int16, contiguous; tree, levels: checked by the op.
 
-    Returns marginals (B, nodes, Q) float32 of the leaves, or of all nodes, level by level; log_z (B,) float64, impossible (B,) bool; no
-    marginals of rules. Each thread takes (nodes + 2 s + 4) Q 128 bytes of scratch.
+    Returns marginals (B, nodes, Q) float32 of the leaves, or of every node of tree.levels, level by level; log_z (B,) float64, impossible
+    (B,) bool; (B, numbers) float32 marginals of rules, node by node. What `levels` does not ask for has no numbers. Each thread takes
+    (nodes + 2 s + 5 + 2 s^k) Q 128 bytes of scratch, and 128 a rule where these are asked for.
     """
-    B, L, Q = evidence.shape
-    nodes = L if levels == "leaves" else sum(tree.arity**d for d in tree.levels)
+    B, Q = len(evidence), len(tree.root)
+    nodes = {None: 0, "leaves": tree.arity**tree.depth}.get(levels, sum(tree.arity**d for d in tree.levels))
+    ruled = sum(tree.arity**d * (tree.rules_of(d).stop - tree.rules_of(d).start) for d in range(tree.factorized, tree.depth))
     out = (
         torch.empty((B, nodes, Q), dtype=torch.float32),
         torch.empty(B, dtype=torch.float64),
         torch.empty(B, dtype=torch.bool),
+        torch.empty((B, ruled if levels == "rules" else 0), dtype=torch.float32),
     )
-    level, source = isa(), evidence.numpy()
-    grammar, arrays = [part.numpy() for part in tree[:4]], [values.numpy() for values in out]
+    arrays = [values.numpy() for values in out]
+    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior(*grammar, *(values[at] for values in arrays)))
+    return out
 
-    def work(start, stop):
-        refused = _cpu.tree_posterior(level, source[start:stop], *grammar, *(values[start:stop] for values in arrays))
+
+def tree_posterior_sample(evidence, tree, n, seed, numbers):
+    """(B, n, L) strings from the posteriors, int8 (int16 where Q > 127), -1 where impossible. Numbers come from seed, in the kernel."""
+    B, L = evidence.shape[:2]
+    strings = torch.empty((B, n, L), dtype=torch.int8 if len(tree.root) <= 127 else torch.int16)
+    array = strings.numpy()
+    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior_sample(*grammar, seed, at.start, array[at]))
+    return strings
+
+
+def _tree_blocks(evidence, tree, work):
+    """work(instruction set, evidence, grammar ..., at=slice) for blocks of samples; what it returns is -1 or the sample that is refused."""
+    level, source, grammar = isa(), evidence.numpy(), [part.numpy() for part in tree]
+    B, L = source.shape[:2]
+
+    def block(start, stop):
+        refused = work(level, source[start:stop], *grammar, at=slice(start, stop))
         if refused >= 0:
             refuse(source[start + refused], start + refused)
 
-    run_blocks(work, B, max(16, FIELD_BLOCK // (16 * L * Q) * 16))
-    return *out, out[0][:, :0, 0]
+    run_blocks(block, B, max(16, FIELD_BLOCK // (16 * L * len(tree.root)) * 16))

@@ -82,9 +82,11 @@ def tree_posterior(
 def _rule_tables(ruled: Any, tree: Any) -> list[Any]:
     """(..., of all nodes, level by level, the rules) as one table a level; None for levels without rules of their own."""
     counts = [tree.rules_of(d).stop - tree.rules_of(d).start for d in range(tree.depth)]
-    inner = [d for d in tree.levels[:-1] if d >= tree.factorized]
-    parts = dict(zip(inner, _split(ruled, [tree.arity**d * counts[d] for d in inner], -1), strict=True))
-    return [parts[d].reshape(*ruled.shape[:-1], tree.arity**d, counts[d]) if d in parts else None for d in range(tree.depth)]
+    parts = _split(ruled, [tree.arity**d * counts[d] for d in range(tree.factorized, tree.depth)], -1)
+    tables = [
+        part.reshape(*ruled.shape[:-1], tree.arity**d, counts[d]) for d, part in zip(range(tree.factorized, tree.depth), parts, strict=False)
+    ]
+    return [None] * tree.factorized + tables
 
 
 def _split(values: Any, sizes: list[int], axis: int) -> list[Any]:

@@ -23,16 +23,21 @@ namespace {
 template <int S>
 class GroupedRules {
  public:
-  GroupedRules(const int16_t* rules, const double* weights, int64_t R, int64_t Q, int key) : begin_(Q + 2, 0) {
+  GroupedRules(const int16_t* rules, const double* weights, int64_t R, int64_t Q, int key)
+      : count_(R), begin_(Q + 2, 0) {
     const auto used = [&](int64_t r) { return weights[r] != 0; };
     for (int64_t r = 0; r < R; ++r)
       if (used(r)) ++begin_[rules[(S + 1) * r + key] + 2];
+    longest_ = *std::max_element(begin_.begin(), begin_.end());
     for (int64_t s = 2; s <= Q + 1; ++s) begin_[s] += begin_[s - 1];
     rules_.resize(begin_[Q + 1]);
+    number_.resize(begin_[Q + 1]);
     for (int64_t r = 0; r < R; ++r) {
       if (!used(r)) continue;
       const int16_t* row = rules + (S + 1) * r;
-      TreeRule<S>& rule = rules_[begin_[row[key] + 1]++];
+      const int64_t place = begin_[row[key] + 1]++;
+      TreeRule<S>& rule = rules_[place];
+      number_[place] = r;
       for (int c = 0, k = 0; c <= S; ++c)
         if (c != key) rule.others[k++] = row[c];
       const double fraction = std::frexp(weights[r], &rule.exponent);
@@ -40,11 +45,12 @@ class GroupedRules {
       --rule.exponent;
     }
   }
-  TreeRuleGroups view() const { return {rules_.data(), begin_.data()}; }
+  TreeRuleGroups view() const { return {rules_.data(), begin_.data(), number_.data(), count_, longest_}; }
 
  private:
+  int64_t count_, longest_;
   std::vector<TreeRule<S>> rules_;
-  std::vector<int64_t> begin_;  // where each symbol's begin; one more while they are counted
+  std::vector<int64_t> begin_, number_;  // begin_: where each symbol's begin; one more while they are counted
 };
 
 // The blocks of every level by each column, where an empty block stands for that of the level above.
@@ -67,98 +73,205 @@ class Grammar {
   std::vector<TreeRuleGroups> levels_;
 };
 
-int64_t run(Isa isa, const TreeBatch& batch) {
+// The channels of the nodes that hang on the root, each as rules from the root's symbol to the node's.
+class Channels {
+ public:
+  Channels(const double* channels, int64_t hung, int64_t Q) {
+    std::vector<int16_t> pairs;
+    for (int64_t r = 0; r < Q; ++r)
+      for (int64_t c = 0; c < Q; ++c) pairs.insert(pairs.end(), {static_cast<int16_t>(r), static_cast<int16_t>(c)});
+    for (int64_t j = 0; j < hung; ++j) {
+      for (int key = 0; key < 2; ++key) {
+        blocks_.emplace_back(pairs.data(), channels + j * Q * Q, Q * Q, Q, key);
+        views_.push_back(blocks_.back().view());
+      }
+    }
+  }
+  const TreeRuleGroups* views() const { return views_.data(); }
+
+ private:
+  std::deque<GroupedRules<1>> blocks_;
+  std::vector<TreeRuleGroups> views_;
+};
+
+// A grammar as arrays, checked. root relative to its largest entry.
+struct Model {
+  const int16_t* rules;
+  const double *weights, *channels;
+  const int64_t* offsets;
+  std::vector<TreePrior> root;
+
+  // Fills what the batch says of the grammar but its rules, which run() groups.
+  Model(const py::array_t<int16_t>& rules, const Doubles& weights, const Int64& level_offsets, const Doubles& root,
+        const Doubles& channels, TreeBatch& batch)
+      : rules(rules.data()), weights(weights.data()), channels(channels.data()), offsets(level_offsets.data()) {
+    require(rules.ndim() == 2 && rules.shape(1) >= 3 && rules.shape(1) <= 5 && contiguous(rules),
+            "rules: want a C-contiguous (R, 1 + s) array, s = 2, 3 or 4");
+    const int64_t R = rules.shape(0), Q = root.size(), depth = level_offsets.size() - 1;
+    batch.arity = rules.shape(1) - 1, batch.depth = depth, batch.Q = Q, batch.L = 1;
+    for (int64_t d = 0; d < depth && batch.L <= 4096; ++d) batch.L *= batch.arity;
+    require(depth >= 1 && batch.L <= 4096 && Q >= 1 && Q <= 256,
+            "root: want Q = 1 .. 256 symbols and L = s^depth <= 4096 leaves");
+    check_vector(weights, R, "weights: want a C-contiguous (R,) array");
+    check_vector(level_offsets, depth + 1, "level_offsets: want a C-contiguous (depth + 1,) array");
+    require(offsets[0] == 0 && offsets[1] > 0 && offsets[depth] == R && std::is_sorted(offsets, offsets + depth + 1),
+            "level_offsets: want ascending numbers from 0 to R, the first level's block not empty");
+    check_vector(root, Q, "root: want a C-contiguous (Q,) array");
+    require(std::all_of(rules.data(), rules.data() + rules.size(), [Q](int16_t s) { return s >= 0 && s < Q; }),
+            "rules: want symbols 0 .. Q - 1");
+    const auto probabilities = [](const double* p, int64_t n) {
+      return std::all_of(p, p + n, [](double w) { return w >= 0 && w <= 2; });
+    };
+    require(probabilities(this->weights, R), "weights: want probabilities");
+    const double largest = *std::max_element(root.data(), root.data() + Q);
+    require(probabilities(root.data(), Q) && largest > 0, "root: want probabilities");
+    batch.top = 0;
+    int64_t hung = 0;
+    if (channels.size() > 0) {
+      for (hung = 1; batch.top < depth && hung < channels.shape(0); ++batch.top) hung *= batch.arity;
+      require(channels.ndim() == 3 && batch.top > 0 && channels.shape(0) == hung && channels.shape(1) == Q &&
+                  channels.shape(2) == Q && contiguous(channels),
+              "channels: want a C-contiguous (s^k, Q, Q) array, k >= 1");
+      require(probabilities(this->channels, channels.size()), "channels: want probabilities");
+    }
+    batch.log_root = std::log(largest);
+    this->root.resize(Q);
+    for (int64_t a = 0; a < Q; ++a) {
+      if (root.data()[a] == 0) continue;
+      int exponent, unit, rest;
+      const double fraction = std::frexp(root.data()[a], &exponent) / std::frexp(largest, &unit);
+      this->root[a] = {static_cast<float>(2 * std::frexp(fraction, &rest)), 0};
+      this->root[a].exponent = exponent - unit + rest - 1;
+    }
+    batch.root = this->root.data();
+  }
+
+  // Nodes of the levels that have some.
+  static int64_t nodes(const TreeBatch& batch) {
+    int64_t sum = 0, width = 1;
+    for (int64_t level = 0; level <= batch.depth; ++level, width *= batch.arity)
+      if (level == 0 || level >= batch.top) sum += width;
+    return sum;
+  }
+
+  int64_t run(Isa isa, TreeBatch& batch) const {
+    if (batch.arity == 4) return with_rules<4>(isa, batch);
+    if (batch.arity == 3) return with_rules<3>(isa, batch);
+    return with_rules<2>(isa, batch);
+  }
+
+ private:
+  template <int S>
+  int64_t with_rules(Isa isa, TreeBatch& batch) const {
+    const Grammar<S> grammar(rules, weights, offsets, batch.depth, batch.Q);
+    int64_t hung = batch.top > 0, numbers = 0, width = 1;
+    for (int64_t d = 0; d < batch.top; ++d) hung *= S;
+    const Channels grouped(channels, hung, batch.Q);
+    batch.rules = grammar.levels(), batch.channels = grouped.views(), batch.choices = batch.Q;
+    std::vector<int64_t> start;
+    int64_t most = 0;
+    for (int64_t level = 0; level < batch.depth; ++level, width *= S) {
+      const TreeRuleGroups& groups = batch.rules[level * (S + 1)];
+      start.push_back(numbers);
+      if (level >= batch.top) numbers += width * groups.count;
+      most = std::max(most, groups.count);
+      batch.choices = std::max(batch.choices, groups.longest);
+    }
+    require(batch.output != TreeOutput::rules || batch.rules_row == numbers, "rule_marginals: want a number a rule");
+    batch.rule_start = start.data();
+    batch.scratch_bytes = tree_posterior_scratch(batch.L, batch.Q, S, nodes(batch), hung,
+                                                 batch.output == TreeOutput::rules ? most : 0, batch.choices);
+    const Scratch scratch = make_scratch(batch.scratch_bytes);
+    batch.scratch = scratch.get();
 #ifdef BIASGEN_X86
-  if (isa == Isa::avx512) return avx512::tree_posterior(batch);
-  if (isa == Isa::avx2) return avx2::tree_posterior(batch);
+    if (isa == Isa::avx512) return avx512::tree_posterior(batch);
+    if (isa == Isa::avx2) return avx2::tree_posterior(batch);
 #endif
-  static_cast<void>(isa);
-  return baseline::tree_posterior(batch);
+    static_cast<void>(isa);
+    return baseline::tree_posterior(batch);
+  }
+};
+
+void check_evidence(const py::array& evidence, TreeBatch& batch) {
+  const bool tokens = py::isinstance<py::array_t<int8_t>>(evidence) || py::isinstance<py::array_t<int16_t>>(evidence);
+  batch.type = py::isinstance<py::array_t<int8_t>>(evidence)    ? TreeEvidence::int8
+               : py::isinstance<py::array_t<int16_t>>(evidence) ? TreeEvidence::int16
+               : py::isinstance<Doubles>(evidence)              ? TreeEvidence::float64
+                                                                : TreeEvidence::float32;
+  require(tokens || batch.type == TreeEvidence::float64 || py::isinstance<py::array_t<float>>(evidence),
+          "evidence: want float32, float64, int8 or int16");
+  require(contiguous(evidence) && evidence.ndim() == (tokens ? 2 : 3) && evidence.shape(1) == batch.L &&
+              (tokens || evidence.shape(2) == batch.Q),
+          "evidence: want a C-contiguous (B, L, Q) array of fields or (B, L) of tokens");
+  batch.B = evidence.shape(0);
+  batch.evidence = evidence.data();
 }
 
-template <int S>
-int64_t with_grammar(Isa isa, TreeBatch& batch, const int16_t* rules, const double* weights, const int64_t* offsets,
-                     int64_t depth) {
-  const Grammar<S> grammar(rules, weights, offsets, depth, batch.Q);
-  batch.rules = grammar.levels();
-  return run(isa, batch);
-}
-
-int64_t tree_posterior_entry(const std::string& isa_name, const py::array& log_field, const py::array_t<int16_t>& rules,
+int64_t tree_posterior_entry(const std::string& isa_name, const py::array& evidence, const py::array_t<int16_t>& rules,
                              const Doubles& weights, const Int64& level_offsets, const Doubles& root,
-                             py::array_t<float>& marginals, Doubles& log_z, py::array_t<bool>& impossible) {
+                             const Doubles& channels, py::array_t<float>& marginals, Doubles& log_z,
+                             py::array_t<bool>& impossible, py::array_t<float>& rule_marginals) {
   const Isa isa = parse_isa(isa_name);
-  const bool double_field = py::isinstance<Doubles>(log_field);
-  require(double_field || py::isinstance<py::array_t<float>>(log_field), "log_field: want float32 or float64");
-  require(log_field.ndim() == 3 && contiguous(log_field), "log_field: want a C-contiguous (B, L, Q) array");
-  const int64_t B = log_field.shape(0), L = log_field.shape(1), Q = log_field.shape(2);
-  require(rules.ndim() == 2 && rules.shape(1) >= 3 && rules.shape(1) <= 5 && contiguous(rules),
-          "rules: want a C-contiguous (R, 1 + s) array, s = 2, 3 or 4");
-  const int64_t R = rules.shape(0), arity = rules.shape(1) - 1, depth = level_offsets.size() - 1;
-  int64_t leaves = 1;
-  for (int64_t d = 0; d < depth && leaves <= 4096; ++d) leaves *= arity;
-  require(depth >= 1 && L == leaves && L <= 4096 && Q >= 1 && Q <= 256,
-          "log_field: want L = s^depth <= 4096 leaves and Q = 1 .. 256 symbols");
-  check_vector(weights, R, "weights: want a C-contiguous (R,) array");
-  check_vector(level_offsets, depth + 1, "level_offsets: want a C-contiguous (depth + 1,) array");
-  const int64_t* offsets = level_offsets.data();
-  require(offsets[0] == 0 && offsets[1] > 0 && offsets[depth] == R && std::is_sorted(offsets, offsets + depth + 1),
-          "level_offsets: want ascending numbers from 0 to R, the first level's block not empty");
-  check_vector(root, Q, "root: want a C-contiguous (Q,) array");
-  require(std::all_of(rules.data(), rules.data() + rules.size(), [Q](int16_t s) { return s >= 0 && s < Q; }),
-          "rules: want symbols 0 .. Q - 1");
-  const auto probability = [](double w) { return w >= 0 && w <= 2; };
-  require(std::all_of(weights.data(), weights.data() + R, probability), "weights: want probabilities");
-  const double largest = *std::max_element(root.data(), root.data() + Q);
-  require(std::all_of(root.data(), root.data() + Q, probability) && largest > 0, "root: want probabilities");
-  const int64_t nodes = (arity * L - 1) / (arity - 1);
-  require(marginals.ndim() == 3 && marginals.shape(0) == B &&
-              (marginals.shape(1) == L || marginals.shape(1) == nodes) && marginals.shape(2) == Q &&
-              contiguous(marginals),
-          "marginals: want a C-contiguous (B, L, Q) or (B, nodes, Q) array");
+  TreeBatch batch{};
+  const Model model(rules, weights, level_offsets, root, channels, batch);
+  check_evidence(evidence, batch);
+  const int64_t B = batch.B, nodes = Model::nodes(batch);
+  require(marginals.ndim() == 3 && marginals.shape(0) == B && marginals.shape(2) == batch.Q && contiguous(marginals) &&
+              (marginals.shape(1) == 0 || marginals.shape(1) == batch.L || marginals.shape(1) == nodes),
+          "marginals: want a C-contiguous (B, 0, L or nodes, Q) array");
+  require(rule_marginals.ndim() == 2 && rule_marginals.shape(0) == B && contiguous(rule_marginals) &&
+              (rule_marginals.shape(1) == 0 || marginals.shape(1) == nodes),
+          "rule_marginals: want a C-contiguous (B, numbers) array, none without the marginals of all nodes");
   check_vector(log_z, B, "log_z: want a C-contiguous (B,) array");
   check_vector(impossible, B, "impossible: want a C-contiguous (B,) array");
-  TreeBatch batch{};
-  batch.B = B, batch.L = L, batch.Q = Q, batch.arity = arity;
-  batch.log_field = log_field.data();
-  batch.double_field = double_field;
-  batch.all_levels = marginals.shape(1) == nodes;
-  batch.log_root = std::log(largest);
-  batch.marginals = marginals.mutable_data();
+  batch.output = rule_marginals.shape(1) > 0     ? TreeOutput::rules
+                 : marginals.shape(1) == 0       ? TreeOutput::none
+                 : marginals.shape(1) == batch.L ? TreeOutput::leaves
+                                                 : TreeOutput::all;
+  batch.marginals = marginals.mutable_data(), batch.marginals_row = marginals.shape(1) * batch.Q;
+  batch.rule_marginals = rule_marginals.mutable_data(), batch.rules_row = rule_marginals.shape(1);
   batch.log_z = log_z.mutable_data();
   batch.impossible = impossible.mutable_data();
-  const int16_t* rule = rules.data();
-  const double* weight = weights.data();
-  const double* prior = root.data();
-
   py::gil_scoped_release unlocked;
   DefaultFpState fp_state;
-  std::vector<TreePrior> entries(Q);
-  for (int64_t a = 0; a < Q; ++a) {
-    if (prior[a] == 0) continue;
-    int exponent, unit;
-    const double fraction = std::frexp(prior[a], &exponent) / std::frexp(largest, &unit);
-    int rest;
-    const double mantissa = std::frexp(fraction, &rest);
-    entries[a] = {static_cast<float>(2 * mantissa), exponent - unit + rest - 1};
-  }
-  batch.root = entries.data();
-  const Scratch scratch = make_scratch(tree_posterior_scratch(L, Q, arity));
-  batch.scratch = scratch.get();
-  if (arity == 4) return with_grammar<4>(isa, batch, rule, weight, offsets, depth);
-  if (arity == 3) return with_grammar<3>(isa, batch, rule, weight, offsets, depth);
-  return with_grammar<2>(isa, batch, rule, weight, offsets, depth);
+  return model.run(isa, batch);
+}
+
+int64_t tree_posterior_sample_entry(const std::string& isa_name, const py::array& evidence,
+                                    const py::array_t<int16_t>& rules, const Doubles& weights,
+                                    const Int64& level_offsets, const Doubles& root, const Doubles& channels,
+                                    uint64_t seed, int64_t first, py::array& strings) {
+  const Isa isa = parse_isa(isa_name);
+  TreeBatch batch{};
+  const Model model(rules, weights, level_offsets, root, channels, batch);
+  check_evidence(evidence, batch);
+  batch.strings.wide = py::isinstance<py::array_t<int16_t>>(strings);
+  require(batch.strings.wide || py::isinstance<py::array_t<int8_t>>(strings), "strings: want int8 or int16");
+  require(batch.strings.wide || batch.Q <= 127, "strings: want int16 for more than 127 symbols");
+  require(strings.ndim() == 3 && strings.shape(0) == batch.B && strings.shape(2) == batch.L && contiguous(strings),
+          "strings: want a C-contiguous (B, n, L) array");
+  batch.strings.n = strings.shape(1), batch.strings.seed = seed, batch.strings.first = first;
+  batch.strings.tokens = strings.mutable_data();
+  py::gil_scoped_release unlocked;
+  DefaultFpState fp_state;
+  return model.run(isa, batch);
 }
 
 }  // namespace
 
 void bind_tree_posterior(py::module_& m) {
-  m.def("tree_posterior", &tree_posterior_entry, py::arg("isa"), py::arg("log_field").noconvert(),
+  m.def(
+      "tree_posterior", &tree_posterior_entry, py::arg("isa"), py::arg("evidence").noconvert(),
+      py::arg("rules").noconvert(), py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(),
+      py::arg("root").noconvert(), py::arg("channels").noconvert(), py::arg("marginals").noconvert(),
+      py::arg("log_z").noconvert(), py::arg("impossible").noconvert(), py::arg("rule_marginals").noconvert(),
+      "Fills log_z and impossible, marginals and rule_marginals where they have room; returns -1, or the first sample "
+      "that is refused.");
+  m.def("tree_posterior_sample", &tree_posterior_sample_entry, py::arg("isa"), py::arg("evidence").noconvert(),
         py::arg("rules").noconvert(), py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(),
-        py::arg("root").noconvert(), py::arg("marginals").noconvert(), py::arg("log_z").noconvert(),
-        py::arg("impossible").noconvert(),
-        "Fills marginals, of all nodes where they have room for them, log_z and impossible; returns -1, or the first "
-        "sample that is refused.");
+        py::arg("root").noconvert(), py::arg("channels").noconvert(), py::arg("seed"), py::arg("first"),
+        py::arg("strings").noconvert(),
+        "Fills strings, by the numbers of samples from `first`; returns -1, or the first sample that is refused.");
 }
 
 }  // namespace biasgen

@@ -17,7 +17,10 @@ struct TreeRule {
 // Rules grouped by one symbol: those of symbol s are rules[begin[s]] .. rules[begin[s + 1] - 1], each a TreeRule<S>.
 struct TreeRuleGroups {
   const void* rules;
-  const int64_t* begin;  // (Q + 1,)
+  const int64_t* begin;   // (Q + 1,)
+  const int64_t* number;  // of each rule in its level
+  int64_t count;          // numbers of the level; those that are not listed have weight 0
+  int64_t longest;        // rules of one symbol, at most
 };
 
 // An entry of the root's prior relative to its largest; zero is mantissa 0.
@@ -26,18 +29,43 @@ struct TreePrior {
   int32_t exponent;
 };
 
+enum class TreeEvidence {
+  float32,
+  float64,
+  int8,
+  int16
+};                                                   // fields (B, L, Q), or tokens (B, L), -1 where none was seen
+enum class TreeOutput { none, leaves, all, rules };  // marginals, each with the ones before it
+
+// Strings from the posteriors, in place of marginals where n >= 0.
+struct TreeStrings {
+  int64_t n = -1;  // of each sample
+  uint64_t seed;
+  int64_t first;  // number of the batch's first sample
+  bool wide;      // tokens are int16
+  void* tokens;   // (B, n, L)
+};
+
 struct TreeBatch {
-  int64_t B, L, Q, arity;  // arity 2, 3 or 4; L = arity, arity^2, ... <= 4096 leaves
-  const void* log_field;   // (B, L, Q) float, or double where double_field
-  bool double_field;
-  const TreeRuleGroups* rules;  // (depth, arity + 1): level by level from the root, by parent and by each child
-  const TreePrior* root;        // (Q,)
-  double log_root;              // logarithm of the prior's largest entry
-  bool all_levels;              // marginals of every node, level by level, and not of the leaves alone
-  float* marginals;             // (B, L, Q), or (B, nodes, Q)
-  double* log_z;                // (B,)
-  bool* impossible;             // (B,)
-  void* scratch;                // tree_posterior_scratch bytes, 64-byte aligned
+  int64_t B, L, Q, arity, depth;  // arity 2, 3 or 4; L = arity^depth <= 4096 leaves
+  const void* evidence;
+  TreeEvidence type;
+  const TreeRuleGroups* rules;     // (depth, arity + 1): level by level from the root, by parent and by each child
+  int64_t top;                     // above 0: the nodes of this level hang on the root, the levels between are left out
+  const TreeRuleGroups* channels;  // (arity^top, 2), TreeRule<1>: of each of these nodes by the root and by its symbol
+  const TreePrior* root;           // (Q,)
+  double log_root;                 // logarithm of the prior's largest entry
+  TreeOutput output;
+  float* marginals;       // (B, marginals_row): leaves, or all nodes, level by level
+  float* rule_marginals;  // (B, rules_row): node by node
+  int64_t marginals_row, rules_row;
+  const int64_t* rule_start;  // (depth,): where the numbers of a level's nodes begin in a row of rule_marginals
+  double* log_z;              // (B,)
+  bool* impossible;           // (B,)
+  TreeStrings strings;
+  int64_t choices;        // of a string's root, node or symbol, at most
+  void* scratch;          // 64-byte aligned
+  int64_t scratch_bytes;  // tree_posterior_scratch
 };
 
 // Exponents are int32: the fields of a sample may spread over this many bits, summed over its leaves, and no more.
@@ -46,14 +74,17 @@ constexpr double kMaxSpread = 1 << 30;
 // Leaves that are transposed together (3 where three make a family), and levels below the root, at most.
 constexpr int64_t kLeafGroup = 4, kMaxDepth = 12;
 
-// A message for each of the (S L - 1) / (S - 1) nodes and for two families of children; the columns of one group of
-// leaves. For the widest vectors.
-static inline int64_t tree_posterior_scratch(int64_t L, int64_t Q, int64_t arity) {
-  return ((arity * L - 1) / (arity - 1) + 2 * arity + kLeafGroup) * Q * 128;
+// The messages of `nodes` nodes, of two families of children and the prior, of what `hung` nodes on the root tell it
+// twice; columns of one group of leaves, or of `rules` rules; what draws a string: its choices, its symbols twice. For
+// the widest vectors.
+static inline int64_t tree_posterior_scratch(int64_t L, int64_t Q, int64_t arity, int64_t nodes, int64_t hung,
+                                             int64_t rules, int64_t choices) {
+  const int64_t columns = kLeafGroup * Q > rules ? kLeafGroup * Q : rules;
+  return ((nodes + 2 * arity + 1 + 2 * hung) * Q + columns) * 128 + choices * 16 + 4 * L;
 }
 
-// Fills marginals, log_z and impossible. Returns -1, or the first sample that is refused (NaN, +inf, too large a
-// spread); what was written is then void.
+// Fills what batch.output or batch.strings ask for. Returns -1, or the first sample that is refused (NaN, +inf, too
+// large a spread); what was written is then void.
 #define BIASGEN_TREE_POSTERIOR(ISA)               \
   inline namespace ISA {                          \
   int64_t tree_posterior(const TreeBatch& batch); \
