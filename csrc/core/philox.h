@@ -11,8 +11,8 @@ namespace biasgen {
 enum PhiloxPurpose : uint32_t { kData, kStart, kForward, kReverse, kTime, kPosterior };
 
 // Words 4 block .. 4 block + 3 of a sample: Philox4x32-10.
-BIASGEN_HOST_DEVICE inline void philox_words(uint64_t seed, uint64_t sample, uint32_t step, uint32_t purpose,
-                                             uint32_t block, uint32_t (&word)[4]) {
+BIASGEN_HOST_DEVICE static inline void philox_words(uint64_t seed, uint64_t sample, uint32_t step, uint32_t purpose,
+                                                    uint32_t block, uint32_t (&word)[4]) {
   uint32_t c0 = block, c1 = step, c2 = static_cast<uint32_t>(sample);
   uint32_t c3 = static_cast<uint32_t>(sample >> 32) | purpose << 16;
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
@@ -29,11 +29,11 @@ BIASGEN_HOST_DEVICE inline void philox_words(uint64_t seed, uint64_t sample, uin
 }
 
 // (word + 1/2) / 2^32, exact.
-BIASGEN_HOST_DEVICE inline double uniform(uint32_t word) { return (word + 0.5) * 0x1p-32; }
+BIASGEN_HOST_DEVICE static inline double uniform(uint32_t word) { return (word + 0.5) * 0x1p-32; }
 
 // sqrt(-2 log u) for u = (word + 1/2) / 2^32. log(u) = e log(2) + log(m) with m near 1; above 1/2 from 1 - u, which is
 // as exact as u. Coefficients: fit_normal.py.
-BIASGEN_HOST_DEVICE inline float normal_radius(uint32_t word) {
+BIASGEN_HOST_DEVICE static inline float normal_radius(uint32_t word) {
   const bool upper = word >> 31;
   const float from_end = (static_cast<float>(upper ? ~word : word) + 0.5f) * 0x1p-32f;  // u or 1 - u, at most 1/2
   int e = 0;
@@ -50,7 +50,7 @@ BIASGEN_HOST_DEVICE inline float normal_radius(uint32_t word) {
 
 // Elements 2 i and 2 i + 1 from words 2 i and 2 i + 1, by Box-Muller. The angle 2 pi (word + 1/2) / 2^32 is taken from
 // the nearest multiple of pi / 2, in integers.
-BIASGEN_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
+BIASGEN_HOST_DEVICE static inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
   const uint32_t quadrant = (word1 + 0x20000000u) >> 30;
   const int32_t twice = 2 * static_cast<int32_t>(word1 - (quadrant << 30)) + 1;
   const float x = static_cast<float>(twice) * 7.3145906e-10f, y = x * x;  // pi / 2^32

@@ -1,6 +1,8 @@
 // The kernels of every instruction set that this machine has, against loops without any trick: for the sanitizers, and
 // for valgrind, which shows a machine without AVX-512. Usage: kernels_test [BEST], the set that dispatch must call
 // best.
+#include "tests/kernels.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -16,64 +18,11 @@
 #include "cpu/fp_state.h"
 #include "cpu/isa.h"
 #include "cpu/knn.h"
-#include "cpu/tree_posterior.h"
-#include "tests/tree_rules.h"
+#include "tests/trees_test.h"
 
 using namespace biasgen;
 
 namespace {
-
-struct Kernels {
-  decltype(&baseline::pack_reference) pack_reference;
-  decltype(&baseline::knn) knn;
-  decltype(&baseline::rows_within) rows_within;
-  decltype(&baseline::encode) encode;
-  decltype(&baseline::knn_floats) knn_floats;
-  decltype(&baseline::floats_within) floats_within;
-  decltype(&baseline::pair_values) pair_values;
-  decltype(&baseline::tree_posterior) tree_posterior;
-};
-
-#define KERNELS(isa)                                                                                   \
-  Kernels {                                                                                            \
-    isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
-        isa::pair_values, isa::tree_posterior                                                          \
-  }
-
-Kernels kernels(Isa isa) {
-#ifdef BIASGEN_X86
-  if (isa == Isa::avx512) return KERNELS(avx512);
-  if (isa == Isa::avx2) return KERNELS(avx2);
-#endif
-  static_cast<void>(isa);
-  return KERNELS(baseline);
-}
-
-int64_t checks = 0;
-std::string doing;
-
-void check(bool holds, const char* what) {
-  ++checks;
-  if (holds) return;
-  std::printf("kernels_test: %s: %s\n", doing.c_str(), what);
-  std::exit(1);
-}
-
-uint64_t state = 1;
-
-int64_t below(int64_t n) {
-  state = state * 6364136223846793005u + 1442695040888963407u;
-  return static_cast<int64_t>(state >> 33) % n;
-}
-
-struct AlignedDelete {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-
-// Exactly as many bytes as asked for: one more is out of bounds.
-std::unique_ptr<void, AlignedDelete> scratch(int64_t bytes) {
-  return std::unique_ptr<void, AlignedDelete>(::operator new(static_cast<size_t>(bytes), std::align_val_t{64}));
-}
 
 // What a search must find, from the values of all pairs. `V` is int64_t, or double for rows of floats.
 template <class V>
@@ -238,74 +187,6 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
   std::vector<int64_t> found(within.rows.size());
   kernel.floats_within(rows, {radius.data(), within.offsets.data(), cursor.data(), found.data()});
   check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
-}
-
-// Against the sum over all strings. The last sample allows nothing.
-template <int S, class T>
-void test_tree(const Kernels& kernel, int64_t B, int64_t L, int64_t Q) {
-  std::vector<Rule<S>> rules;
-  for (int64_t s = 0; s < Q; ++s) {
-    for (int64_t i = 0; i < 2; ++i) {
-      Rule<S> rule{{s}, i ? 0.7 : 0.3};
-      for (int64_t c = 1; c <= S; ++c) rule.symbol[c] = (c * s + i) % Q;
-      rules.push_back(rule);
-    }
-  }
-  const int64_t row = L * Q;
-  std::vector<T> field(B * row);
-  for (auto& f : field) f = static_cast<T>(below(4000)) / 1000 - 2;
-  std::fill(field.end() - row, field.end() - row + Q, static_cast<T>(-INFINITY));
-  std::vector<TreeRule<S>> lists[S + 1];
-  std::vector<int64_t> begins[S + 1];
-  std::vector<TreeRuleGroups> groups;
-  for (int key = 0; key <= S; ++key) groups.push_back(grouped(rules, Q, key, lists[key], begins[key]));
-  std::vector<TreeRuleGroups> levels;
-  for (int64_t width = 1; width < L; width *= S) levels.insert(levels.end(), groups.begin(), groups.end());
-  const std::vector<TreePrior> root(Q, {1.0f, 0});
-  const int64_t nodes = (S * L - 1) / (S - 1);
-  std::vector<float> everywhere(B * nodes * Q);
-  std::vector<float> marginals(B * row);
-  std::vector<double> log_z(B);
-  const std::unique_ptr<bool[]> impossible(new bool[B]);
-  const auto space = scratch(tree_posterior_scratch(L, Q, S));
-  TreeBatch batch{};
-  batch.B = B, batch.L = L, batch.Q = Q, batch.arity = S;
-  batch.log_field = field.data(), batch.double_field = sizeof(T) == 8;
-  batch.rules = levels.data(), batch.root = root.data(), batch.log_root = -std::log(double(Q));
-  batch.marginals = marginals.data(), batch.log_z = log_z.data(), batch.impossible = impossible.get();
-  batch.scratch = space.get();
-  check(kernel.tree_posterior(batch) == -1, "no sample is refused");
-  batch.all_levels = true, batch.marginals = everywhere.data();
-  check(kernel.tree_posterior(batch) == -1, "no sample is refused, all levels");
-  for (int64_t b = 0; b < B; ++b)
-    check(std::equal(&marginals[b * row], &marginals[b * row] + row, &everywhere[(b + 1) * nodes * Q - row]), "leaves");
-
-  int64_t strings = 1;
-  for (int64_t i = 0; i < L; ++i) strings *= Q;
-  std::vector<double> prior(strings);
-  std::vector<int64_t> leaves(strings * L);
-  for (int64_t s = 0; s < strings; ++s) {
-    for (int64_t i = 0, rest = s; i < L; ++i, rest /= Q) leaves[s * L + i] = rest % Q;
-    for (int64_t root = 0; root < Q; ++root) prior[s] += probability(rules, root, &leaves[s * L], L) / double(Q);
-  }
-  for (int64_t b = 0; b < B; ++b) {
-    std::vector<double> mass(row);
-    double z = 0;
-    for (int64_t s = 0; s < strings; ++s) {
-      double p = prior[s];
-      for (int64_t i = 0; i < L; ++i) p *= std::exp(static_cast<double>(field[b * row + i * Q + leaves[s * L + i]]));
-      for (int64_t i = 0; i < L; ++i) mass[i * Q + leaves[s * L + i]] += p;
-      z += p;
-    }
-    check(impossible[b] == (z == 0), "impossible");
-    check(z == 0 ? log_z[b] == -INFINITY : std::fabs(log_z[b] - std::log(z)) < 1e-5, "log_z");
-    for (int64_t i = 0; i < row; ++i) {
-      const double want = z == 0 ? 0 : mass[i] / z;
-      check(std::fabs(static_cast<double>(marginals[b * row + i]) - want) <= 1e-5 * want, "marginals");
-    }
-  }
-  field[row - 1] = static_cast<T>(NAN);
-  check(kernel.tree_posterior(batch) == 0, "NaN is refused");
 }
 
 void test_dispatch(const char* best) {

@@ -1,5 +1,6 @@
 // Rules of a tree for the tests of kernels: as kernels read them, and the probability of a string without any trick.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -15,24 +16,33 @@ struct Rule {
   double weight;
 };
 
+// Rules by one of their columns, with all that the groups point to.
 template <int S>
-TreeRuleGroups grouped(const std::vector<Rule<S>>& rules, int64_t Q, int key, std::vector<TreeRule<S>>& to,
-                       std::vector<int64_t>& begin) {
-  for (int64_t s = 0; s < Q; ++s) {
-    begin.push_back(static_cast<int64_t>(to.size()));
-    for (const Rule<S>& rule : rules) {
-      if (rule.symbol[key] != s) continue;
-      TreeRule<S> seen;
-      for (int c = 0, k = 0; c <= S; ++c)
-        if (c != key) seen.others[k++] = static_cast<int32_t>(rule.symbol[c]);
-      seen.mantissa = static_cast<float>(2 * std::frexp(rule.weight, &seen.exponent));
-      --seen.exponent;
-      to.push_back(seen);
+struct Grouped {
+  std::vector<TreeRule<S>> rules;
+  std::vector<int64_t> begin, number;
+  int64_t count, longest = 0;
+
+  Grouped(const std::vector<Rule<S>>& all, int64_t Q, int key) : count(static_cast<int64_t>(all.size())) {
+    for (int64_t s = 0; s < Q; ++s) {
+      begin.push_back(static_cast<int64_t>(rules.size()));
+      for (int64_t r = 0; r < count; ++r) {
+        const Rule<S>& rule = all[r];
+        if (rule.symbol[key] != s || rule.weight == 0) continue;
+        TreeRule<S> seen;
+        for (int c = 0, k = 0; c <= S; ++c)
+          if (c != key) seen.others[k++] = static_cast<int32_t>(rule.symbol[c]);
+        seen.mantissa = static_cast<float>(2 * std::frexp(rule.weight, &seen.exponent));
+        --seen.exponent;
+        rules.push_back(seen);
+        number.push_back(r);
+      }
+      longest = std::max(longest, static_cast<int64_t>(rules.size()) - begin.back());
     }
+    begin.push_back(static_cast<int64_t>(rules.size()));
   }
-  begin.push_back(static_cast<int64_t>(to.size()));
-  return {to.data(), begin.data()};
-}
+  TreeRuleGroups view() const { return {rules.data(), begin.data(), number.data(), count, longest}; }
+};
 
 // The probability of a string of leaves below a symbol.
 template <int S>

@@ -76,5 +76,3 @@ def test_refusals():
     field[0, 2, 3] = np.nan
     with pytest.raises(ValueError, match="in sample 0, leaf 2, symbol 3"):
         grammar.posterior_sample(field, 1)
-    with pytest.raises(ValueError, match=r"^backend: none can run tree_posterior_sample here; cpu: has no"):
-        tree_posterior_sample(field, grammar.rules, grammar.weights, 1, backend="cpu")
