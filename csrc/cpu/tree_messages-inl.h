@@ -78,12 +78,12 @@ inline Float scale(Float m, Int d) { return d >= -126 ? add_exponent(m, d) : Flo
 
 inline Int larger(Int a, Int b) { return a > b ? a : b; }
 
-// Splits sum * 2^exponent, sum = 0 or >= 1, and keeps kNothing as the exponent of a zero.
+// Splits sum * 2^exponent, sum = 0 or >= 1. The exponent of a zero is 0.
 inline Entry split(Float sum, Int exponent) {
   const Int bits = (Int)sum;
   const Float mantissa = (Float)((bits & 0x7FFFFF) | 0x3F800000);
   const auto live = sum > 0.0f;
-  return {live ? mantissa : Float{}, live ? exponent + (bits >> 23) - 127 : Int{} + kNothing};
+  return {live ? mantissa : Float{}, live ? exponent + (bits >> 23) - 127 : Int{}};
 }
 
 // Adds N terms, the product of the others' entries and the weight, to sum * 2^largest; or, the first, begins with them.
@@ -149,25 +149,15 @@ __attribute__((noinline)) Entry add_runs(const TreeRule<S>* rule, const TreeRule
   return split(sum, largest);
 }
 
-// Divides a message by 2^shift so that its largest exponent, which is `top`, is 0. Returns the shift, 0 where all
-// entries are zero.
-inline Int normalize(Entry* message, int64_t Q, Int top) {
-  for (int64_t s = 0; s < Q; ++s) message[s].exponent = message[s].mantissa > 0.0f ? message[s].exponent - top : Int{};
-  return top > kNothing ? top : Int{};
-}
-
-// message[s] = sum over the rules of symbol s of the S others' entries and the weight, normalized; returns the shift.
-// `message` may not overlap the others.
+// message[s] = sum over the rules of symbol s of the S others' entries and the weight. Messages are not normalized: an
+// exponent is at least minus the spread of the leaves below (kMaxSpread for all) and 1074 for each weight, and at most
+// 30 for each node. `message` may not overlap the others.
 template <int S>
-Int combine(const TreeRuleGroups& groups, int64_t Q, const Entry* const* others, Entry* message) {
+void combine(const TreeRuleGroups& groups, int64_t Q, const Entry* const* others, Entry* message) {
   const auto* rules = static_cast<const TreeRule<S>*>(groups.rules);
-  Int top = Int{} + kNothing;
   if (groups.longest > kRun) {
-    for (int64_t s = 0; s < Q; ++s) {
-      message[s] = add_runs(rules + groups.begin[s], rules + groups.begin[s + 1], others);
-      top = larger(top, message[s].exponent);
-    }
-    return normalize(message, Q, top);
+    for (int64_t s = 0; s < Q; ++s) message[s] = add_runs(rules + groups.begin[s], rules + groups.begin[s + 1], others);
+    return;
   }
   const Entry* mine[S];  // whose address nobody has, so that it stays in registers while messages are written
   for (int c = 0; c < S; ++c) mine[c] = others[c];
@@ -176,19 +166,12 @@ Int combine(const TreeRuleGroups& groups, int64_t Q, const Entry* const* others,
     Int largest;
     add_rules(rules + groups.begin[s], rules + groups.begin[s + 1], mine, sum, largest);
     message[s] = split(sum, largest);
-    top = larger(top, message[s].exponent);
   }
-  return normalize(message, Q, top);
 }
 
-// to[s] = a[s] * b[s], normalized; returns the shift. `to` may be a or b.
-inline Int multiply(const Entry* a, const Entry* b, int64_t Q, Entry* to) {
-  Int top = Int{} + kNothing;
-  for (int64_t s = 0; s < Q; ++s) {
-    to[s] = split(a[s].mantissa * b[s].mantissa, a[s].exponent + b[s].exponent);
-    top = larger(top, to[s].exponent);
-  }
-  return normalize(to, Q, top);
+// to[s] = a[s] * b[s]. `to` may be a or b.
+inline void multiply(const Entry* a, const Entry* b, int64_t Q, Entry* to) {
+  for (int64_t s = 0; s < Q; ++s) to[s] = split(a[s].mantissa * b[s].mantissa, a[s].exponent + b[s].exponent);
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ inline void write_marginals(const Entry* outside, const Entry* inside, int64_t Q
 template <int S>
 void write_rules(const TreeRuleGroups& groups, int64_t Q, const Entry* parent, const Entry* const* children,
                  Entry* message, float* columns) {
-  const Int shift = combine<S>(groups, Q, children, message);
+  combine<S>(groups, Q, children, message);
   Int top = Int{} + kNothing;
   for (int64_t a = 0; a < Q; ++a) {
     const Float m = parent[a].mantissa * message[a].mantissa;
@@ -60,7 +60,7 @@ void write_rules(const TreeRuleGroups& groups, int64_t Q, const Entry* parent, c
   for (int64_t a = 0; a < Q; ++a) {
     for (int64_t r = groups.begin[a]; r < groups.begin[a + 1]; ++r) {
       Float m = parent[a].mantissa * rules[r].mantissa;
-      Int d = parent[a].exponent + rules[r].exponent - top - shift + headroom;
+      Int d = parent[a].exponent + rules[r].exponent - top + headroom;
       for (int c = 0; c < S; ++c) {
         const Entry& child = children[c][rules[r].others[c]];
         m *= child.mantissa;
@@ -100,40 +100,35 @@ void read_leaves(const TreeBatch& batch, const Tree<S>& tree, int64_t first, int
   }
 }
 
-// Leaves to root; families of leaves from left to right, each ancestor as soon as all its children are there. Returns
-// the shifts' sum.
+// Leaves to root; families of leaves from left to right, each ancestor as soon as all its children are there.
 template <int S>
-Int upward(const Tree<S>& tree, const TreeRuleGroups* rules, Entry* messages) {
+void upward(const Tree<S>& tree, const TreeRuleGroups* rules, Entry* messages) {
   const int64_t Q = tree.Q;
-  Int shift{};
   for (int64_t family = 0; family < tree.L / S; ++family) {
     int64_t node = family;
     for (int64_t level = tree.depth - 1; level >= tree.top; --level, node /= S) {
       const Entry* children[S];
       for (int c = 0; c < S; ++c) children[c] = messages + (tree.start[level + 1] + S * node + c) * Q;
-      shift += combine<S>(rules[level * (S + 1)], Q, children, messages + (tree.start[level] + node) * Q);
+      combine<S>(rules[level * (S + 1)], Q, children, messages + (tree.start[level] + node) * Q);
       if (node % S != S - 1) break;
     }
   }
-  return shift;
 }
 
 // What the nodes that hang on the root tell it, and the products of what the last ones tell; the root's message is that
-// of all. Returns the shifts' sum.
+// of all.
 template <int S>
-Int upward_hung(const Tree<S>& tree, const TreeRuleGroups* channels, Entry* messages, Entry* told, Entry* products) {
+void upward_hung(const Tree<S>& tree, const TreeRuleGroups* channels, Entry* messages, Entry* told, Entry* products) {
   const int64_t Q = tree.Q, last = tree.hung() - 1;
-  Int shift{};
   for (int64_t j = last; j >= 0; --j) {
     const Entry* child = messages + (tree.start[tree.top] + j) * Q;
-    shift += combine<1>(channels[2 * j], Q, &child, told + j * Q);
+    combine<1>(channels[2 * j], Q, &child, told + j * Q);
     if (j == last)
       std::memcpy(products + j * Q, told + j * Q, Q * sizeof(Entry));
     else
-      shift += multiply(told + j * Q, products + (j + 1) * Q, Q, products + j * Q);
+      multiply(told + j * Q, products + (j + 1) * Q, Q, products + j * Q);
   }
   std::memcpy(messages, products, Q * sizeof(Entry));
-  return shift;
 }
 
 // messages[c] = what child c hears from its parent and its siblings.
@@ -266,19 +261,19 @@ int64_t run(const TreeBatch& batch) {
       const LeafSums& half = sums[l / kHalf];
       if (half.refused[l % kHalf] != 0 || !(half.spread[l % kHalf] < kMaxSpread)) return first + l;
     }
-    Int shift = upward(tree, batch.rules, space.messages), exponent;
-    if (tree.top > 0) shift += upward_hung(tree, batch.channels, space.messages, space.told, space.products);
+    upward(tree, batch.rules, space.messages);
+    if (tree.top > 0) upward_hung(tree, batch.channels, space.messages, space.told, space.products);
     if (batch.strings.n >= 0) {
       for (int l = 0; l < count; ++l) draw(tree, batch, space, l, first + l);
       continue;
     }
     Float z;
+    Int exponent;
     evidence(batch, space.messages, z, exponent);
-    shift += z > 0.0f ? exponent : Int{};
     for (int l = 0; l < count; ++l) {
       const LeafSums& half = sums[l / kHalf];
       const double log_mantissa =
-          __builtin_log((double)z[l]) + batch.log_root + kLn2 * shift[l] + half.top_error[l % kHalf];
+          __builtin_log((double)z[l]) + batch.log_root + kLn2 * exponent[l] + half.top_error[l % kHalf];
       batch.impossible[first + l] = !(z[l] > 0);
       batch.log_z[first + l] = z[l] > 0 ? log_mantissa + half.top[l % kHalf] : -__builtin_inf();
     }

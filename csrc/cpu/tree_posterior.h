@@ -34,7 +34,7 @@ enum class TreeEvidence {
   float64,
   int8,
   int16
-};                                                   // fields (B, L, Q), or tokens (B, L), -1 where none was seen
+};  // fields (B, L, Q), or tokens (B, L), -1 where none was seen
 enum class TreeOutput { none, leaves, all, rules };  // marginals, each with the ones before it
 
 // Strings from the posteriors, in place of marginals where n >= 0.
