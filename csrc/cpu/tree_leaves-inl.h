@@ -9,30 +9,93 @@ namespace biasgen {
 inline namespace BIASGEN_ISA {
 namespace {
 
+typedef double Double __attribute__((vector_size(kVectorBytes)));
+
+// ---- transposition: a vector holds 16 bytes of each of kVectorBytes / 16 rows ---------------------------------------
+
+// Spelled out for each width: the shuffles that the instruction sets have within 16 bytes, and no others.
+#if defined(__AVX512BW__)
+#define BIASGEN_LOW_FLOATS 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define BIASGEN_HIGH_FLOATS 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define BIASGEN_LOW_DOUBLES 0, 8, 2, 10, 4, 12, 6, 14
+#define BIASGEN_HIGH_DOUBLES 1, 9, 3, 11, 5, 13, 7, 15
+#elif defined(__AVX2__)
+#define BIASGEN_LOW_FLOATS 0, 8, 1, 9, 4, 12, 5, 13
+#define BIASGEN_HIGH_FLOATS 2, 10, 3, 11, 6, 14, 7, 15
+#define BIASGEN_LOW_DOUBLES 0, 4, 2, 6
+#define BIASGEN_HIGH_DOUBLES 1, 5, 3, 7
+#else
+#define BIASGEN_LOW_FLOATS 0, 4, 1, 5
+#define BIASGEN_HIGH_FLOATS 2, 6, 3, 7
+#define BIASGEN_LOW_DOUBLES 0, 2
+#define BIASGEN_HIGH_DOUBLES 1, 3
+#endif
+
+// In every 16 bytes: the first, or the last, halves of a and b, elements in turn.
+inline Float low(Float a, Float b) { return __builtin_shufflevector(a, b, BIASGEN_LOW_FLOATS); }
+inline Float high(Float a, Float b) { return __builtin_shufflevector(a, b, BIASGEN_HIGH_FLOATS); }
+inline Double low(Double a, Double b) { return __builtin_shufflevector(a, b, BIASGEN_LOW_DOUBLES); }
+inline Double high(Double a, Double b) { return __builtin_shufflevector(a, b, BIASGEN_HIGH_DOUBLES); }
+
 typedef float Float4 __attribute__((vector_size(16)));
-typedef double Double2 __attribute__((vector_size(16)));
 
-// ---- 16-byte blocks are transposed ----------------------------------------------------------------------------------
+inline Float4 load_16_bytes(const void* from) {
+  Float4 v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
 
-inline void transpose(Float4& a, Float4& b, Float4& c, Float4& d) {
-  const Float4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Float4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  a = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
-  b = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
-  c = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
-  d = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+// 16 bytes of rows[0], rows[apart] ... from element `at`.
+template <typename T>
+inline Vec<T> join(const T* const* rows, int apart, int64_t at) {
+  static_cast<void>(apart);
+  const Float4 a = load_16_bytes(rows[0] + at);
+#if defined(__AVX512BW__) || defined(__AVX2__)
+  const auto ab = __builtin_shufflevector(a, load_16_bytes(rows[apart] + at), 0, 1, 2, 3, 4, 5, 6, 7);
+#if defined(__AVX512BW__)
+  const auto cd = __builtin_shufflevector(load_16_bytes(rows[2 * apart] + at), load_16_bytes(rows[3 * apart] + at), 0,
+                                          1, 2, 3, 4, 5, 6, 7);
+  return (Vec<T>)__builtin_shufflevector(ab, cd, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  return (Vec<T>)ab;
+#endif
+#else
+  return (Vec<T>)a;
+#endif
+}
+
+// The inverse.
+inline void part(Float v, float* const* rows, int apart, int64_t at) {
+  static_cast<void>(apart);
+  const Float4 a = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+  std::memcpy(rows[0] + at, &a, sizeof a);
+#if defined(__AVX512BW__) || defined(__AVX2__)
+  const Float4 b = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  std::memcpy(rows[apart] + at, &b, sizeof b);
+#endif
+#if defined(__AVX512BW__)
+  const Float4 c = __builtin_shufflevector(v, v, 8, 9, 10, 11), d = __builtin_shufflevector(v, v, 12, 13, 14, 15);
+  std::memcpy(rows[2 * apart] + at, &c, sizeof c);
+  std::memcpy(rows[3 * apart] + at, &d, sizeof d);
+#endif
+}
+
+// Four vectors of 4 x 4 blocks, each block transposed.
+inline void transpose(Float (&v)[4]) {
+  const Double ab0 = (Double)low(v[0], v[1]), ab2 = (Double)high(v[0], v[1]);
+  const Double cd0 = (Double)low(v[2], v[3]), cd2 = (Double)high(v[2], v[3]);
+  v[0] = (Float)low(ab0, cd0), v[1] = (Float)high(ab0, cd0);
+  v[2] = (Float)low(ab2, cd2), v[3] = (Float)high(ab2, cd2);
 }
 
 // columns[c][lane] = rows[lane][start + c]
 inline void load_columns(const float* const* rows, int64_t start, int64_t count, float* columns) {
   int64_t c = 0;
   for (; c + 4 <= count; c += 4) {
-    for (int lane = 0; lane < kSamples; lane += 4) {
-      Float4 block[4];
-      for (int r = 0; r < 4; ++r) std::memcpy(&block[r], rows[lane + r] + start + c, 16);
-      transpose(block[0], block[1], block[2], block[3]);
-      for (int r = 0; r < 4; ++r) std::memcpy(columns + (c + r) * kSamples + lane, &block[r], 16);
-    }
+    Float v[4];
+    for (int r = 0; r < 4; ++r) v[r] = join(rows + r, 4, start + c);
+    transpose(v);
+    for (int r = 0; r < 4; ++r) store(columns + (c + r) * kSamples, v[r]);
   }
   for (; c < count; ++c)
     for (int lane = 0; lane < kSamples; ++lane) columns[c * kSamples + lane] = rows[lane][start + c];
@@ -41,13 +104,10 @@ inline void load_columns(const float* const* rows, int64_t start, int64_t count,
 inline void load_columns(const double* const* rows, int64_t start, int64_t count, double* columns) {
   int64_t c = 0;
   for (; c + 2 <= count; c += 2) {
-    for (int lane = 0; lane < kSamples; lane += 2) {
-      Double2 a, b;
-      std::memcpy(&a, rows[lane] + start + c, 16);
-      std::memcpy(&b, rows[lane + 1] + start + c, 16);
-      const Double2 low = __builtin_shufflevector(a, b, 0, 2), high = __builtin_shufflevector(a, b, 1, 3);
-      std::memcpy(columns + c * kSamples + lane, &low, 16);
-      std::memcpy(columns + (c + 1) * kSamples + lane, &high, 16);
+    for (int lane = 0; lane < kSamples; lane += kSamples / 2) {
+      const Double even = join(rows + lane, 2, start + c), odd = join(rows + lane + 1, 2, start + c);
+      store(columns + c * kSamples + lane, low(even, odd));
+      store(columns + (c + 1) * kSamples + lane, high(even, odd));
     }
   }
   for (; c < count; ++c)
@@ -57,12 +117,10 @@ inline void load_columns(const double* const* rows, int64_t start, int64_t count
 inline void store_columns(const float* columns, int64_t start, int64_t count, float* const* rows) {
   int64_t c = 0;
   for (; c + 4 <= count; c += 4) {
-    for (int lane = 0; lane < kSamples; lane += 4) {
-      Float4 block[4];
-      for (int r = 0; r < 4; ++r) std::memcpy(&block[r], columns + (c + r) * kSamples + lane, 16);
-      transpose(block[0], block[1], block[2], block[3]);
-      for (int r = 0; r < 4; ++r) std::memcpy(rows[lane + r] + start + c, &block[r], 16);
-    }
+    Float v[4];
+    for (int r = 0; r < 4; ++r) v[r] = load(columns + (c + r) * kSamples);
+    transpose(v);
+    for (int r = 0; r < 4; ++r) part(v[r], rows + r, 4, start + c);
   }
   for (; c < count; ++c)
     for (int lane = 0; lane < kSamples; ++lane) rows[lane][start + c] = columns[c * kSamples + lane];
@@ -72,7 +130,6 @@ inline void store_columns(const float* columns, int64_t start, int64_t count, fl
 
 // Half a tile in double.
 constexpr int kHalf = kSamples / 2;
-typedef double Double __attribute__((vector_size(kVectorBytes)));
 typedef int64_t Long __attribute__((vector_size(kVectorBytes)));
 typedef float HalfFloat __attribute__((vector_size(kVectorBytes / 2)));
 typedef int32_t HalfInt __attribute__((vector_size(kVectorBytes / 2)));
