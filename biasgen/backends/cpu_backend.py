@@ -2,6 +2,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from biasgen import _settings
@@ -31,6 +32,7 @@ SLOW_BLOCK = 1 << 33  # queries times reference rows times features that keep a 
 MAX_MEMORY = 256 << 20  # bytes for the temporaries of the empirical denoiser
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 PLANES = (*range(1, 9), 12, 16)  # bits of a token that there are kernels for
+STREAMED = 4 << 20  # bytes of marginals from which they are written past the caches
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
 
@@ -145,15 +147,13 @@ def tree_posterior(evidence, tree, levels):
     B, Q = len(evidence), len(tree.root)
     nodes = {None: 0, "leaves": tree.arity**tree.depth}.get(levels, sum(tree.arity**d for d in tree.levels))
     ruled = sum(tree.arity**d * (tree.rules_of(d).stop - tree.rules_of(d).start) for d in range(tree.factorized, tree.depth))
-    out = (
-        torch.empty((B, nodes, Q), dtype=torch.float32),
-        torch.empty(B, dtype=torch.float64),
-        torch.empty(B, dtype=torch.bool),
-        torch.empty((B, ruled if levels == "rules" else 0), dtype=torch.float32),
+    # NumPy asks the system for large pages, torch does not: a twentieth of the time.
+    arrays = (
+        np.empty((B, nodes, Q), np.float32), np.empty(B), np.empty(B, bool), np.empty((B, ruled if levels == "rules" else 0), np.float32)
     )
-    arrays = [values.numpy() for values in out]
-    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior(*grammar, *(values[at] for values in arrays)))
-    return out
+    stream = arrays[0].nbytes > STREAMED
+    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior(*grammar, *(values[at] for values in arrays), stream))
+    return tuple(torch.from_numpy(values) for values in arrays)
 
 
 def tree_posterior_sample(evidence, tree, n, seed, numbers):

@@ -210,7 +210,7 @@ void check_evidence(const py::array& evidence, TreeBatch& batch) {
 int64_t tree_posterior_entry(const std::string& isa_name, const py::array& evidence, const py::array_t<int16_t>& rules,
                              const Doubles& weights, const Int64& level_offsets, const Doubles& root,
                              const Doubles& channels, py::array_t<float>& marginals, Doubles& log_z,
-                             py::array_t<bool>& impossible, py::array_t<float>& rule_marginals) {
+                             py::array_t<bool>& impossible, py::array_t<float>& rule_marginals, bool stream) {
   const Isa isa = parse_isa(isa_name);
   TreeBatch batch{};
   const Model model(rules, weights, level_offsets, root, channels, batch);
@@ -230,6 +230,7 @@ int64_t tree_posterior_entry(const std::string& isa_name, const py::array& evide
                                                  : TreeOutput::all;
   batch.marginals = marginals.mutable_data(), batch.marginals_row = marginals.shape(1) * batch.Q;
   batch.rule_marginals = rule_marginals.mutable_data(), batch.rules_row = rule_marginals.shape(1);
+  batch.stream = stream;
   batch.log_z = log_z.mutable_data();
   batch.impossible = impossible.mutable_data();
   py::gil_scoped_release unlocked;
@@ -265,6 +266,7 @@ void bind_tree_posterior(py::module_& m) {
       py::arg("rules").noconvert(), py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(),
       py::arg("root").noconvert(), py::arg("channels").noconvert(), py::arg("marginals").noconvert(),
       py::arg("log_z").noconvert(), py::arg("impossible").noconvert(), py::arg("rule_marginals").noconvert(),
+      py::arg("stream"),
       "Fills log_z and impossible, marginals and rule_marginals where they have room; returns -1, or the first sample "
       "that is refused.");
   m.def("tree_posterior_sample", &tree_posterior_sample_entry, py::arg("isa"), py::arg("evidence").noconvert(),

@@ -53,6 +53,7 @@ template <int S>
 struct Space {
   Entry *messages, *spare, *told, *products;  // of all nodes; two families and the prior; see upward_hung
   void* columns;
+  float* stage;
   Weight* weights;
   int16_t* nodes;
   Space(const TreeBatch& batch, const Tree<S>& tree) {
@@ -63,6 +64,7 @@ struct Space {
     columns = products + tree.hung() * tree.Q;
     nodes = static_cast<int16_t*>(batch.scratch) + batch.scratch_bytes / 2 - 2 * tree.L;
     weights = reinterpret_cast<Weight*>(nodes) - batch.choices;
+    stage = reinterpret_cast<float*>(weights) - kStage / sizeof(float);
   }
 };
 

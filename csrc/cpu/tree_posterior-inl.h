@@ -9,6 +9,10 @@ namespace biasgen {
 inline namespace BIASGEN_ISA {
 namespace {
 
+// A share below 2^-126 is 0; asked before the division, which would be slow where it gives such a number. A little more,
+// so that rounding gives none.
+constexpr float kFlushed = 0x1.00001p-126f;
+
 // Marginals of a node (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and
 // without a sum, 0.
 inline void write_marginals(const Entry* outside, const Entry* inside, int64_t Q, float* columns) {
@@ -28,11 +32,11 @@ inline void write_marginals(const Entry* outside, const Entry* inside, int64_t Q
     sum += term;
   }
   const Float inverse = sum > 0.0f ? 1.0f / sum : Float{};
+  const Float least = sum * kFlushed;
   for (int64_t a = 0; a < Q; ++a) {
     Float p;
     std::memcpy(&p, columns + a * kSamples, kVectorBytes);
-    p *= inverse;
-    p = p >= 0x1p-126f ? p : Float{};
+    p = p >= least ? p * inverse : Float{};
     std::memcpy(columns + a * kSamples, &p, kVectorBytes);
   }
 }
@@ -55,6 +59,7 @@ void write_rules(const TreeRuleGroups& groups, int64_t Q, const Entry* parent, c
   }
   constexpr int32_t headroom = 32;  // as in write_marginals
   const Float inverse = sum > 0.0f ? 0x1p-32f / sum : Float{};
+  const Float least = sum * 0x1p32f * kFlushed;
   std::memset(columns, 0, groups.count * kVectorBytes);
   const auto* rules = static_cast<const TreeRule<S>*>(groups.rules);
   for (int64_t a = 0; a < Q; ++a) {
@@ -67,8 +72,7 @@ void write_rules(const TreeRuleGroups& groups, int64_t Q, const Entry* parent, c
         d += child.exponent;
       }
       Float p = m > 0.0f ? (d >= -126 ? add_exponent(m, d) : Float{}) : Float{};
-      p *= inverse;
-      p = p >= 0x1p-126f ? p : Float{};
+      p = p >= least ? p * inverse : Float{};
       std::memcpy(columns + groups.number[r] * kSamples, &p, kVectorBytes);
     }
   }
@@ -243,6 +247,15 @@ inline void evidence(const TreeBatch& batch, const Entry* message, Float& sum, I
   }
 }
 
+// A copy that reads no line before it writes it.
+inline void stream(float* to, const float* from, int64_t count) {
+#if defined(__SSE2__)
+  for (int64_t i = 0; i < count; i += 4) _mm_stream_ps(to + i, _mm_load_ps(from + i));
+#else
+  std::memcpy(to, from, count * sizeof(float));
+#endif
+}
+
 template <int S>
 int64_t run(const TreeBatch& batch) {
   const Tree<S> tree(batch);
@@ -253,6 +266,9 @@ int64_t run(const TreeBatch& batch) {
                                                           : read_leaves<S, int8_t>;
   Rows rows;
   rows.columns = static_cast<float*>(space.columns);
+  const bool staged = batch.stream && batch.marginals_row % 4 == 0 &&
+                      reinterpret_cast<uintptr_t>(batch.marginals) % 16 == 0 &&
+                      kSamples * batch.marginals_row * int64_t{sizeof(float)} <= kStage;
   for (int64_t first = 0; first < batch.B; first += kSamples) {
     const int64_t count = batch.B - first < kSamples ? batch.B - first : kSamples;
     LeafSums sums[2]{};
@@ -280,11 +296,16 @@ int64_t run(const TreeBatch& batch) {
     if (batch.output == TreeOutput::none) continue;
     for (int l = 0; l < kSamples; ++l) {
       const int64_t sample = first + (l < count ? l : count - 1);
-      rows.marginals[l] = batch.marginals + sample * batch.marginals_row;
+      rows.marginals[l] =
+          staged ? space.stage + l * batch.marginals_row : batch.marginals + sample * batch.marginals_row;
       rows.rules[l] = batch.rule_marginals + sample * batch.rules_row;
     }
     downward(tree, batch, space, rows);
+    if (staged) stream(batch.marginals + first * batch.marginals_row, space.stage, count * batch.marginals_row);
   }
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
   return -1;
 }
 

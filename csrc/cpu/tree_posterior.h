@@ -59,6 +59,7 @@ struct TreeBatch {
   float* marginals;       // (B, marginals_row): leaves, or all nodes, level by level
   float* rule_marginals;  // (B, rules_row): node by node
   int64_t marginals_row, rules_row;
+  bool stream;                // marginals go to memory past the caches, which could not hold them
   const int64_t* rule_start;  // (depth,): where the numbers of a level's nodes begin in a row of rule_marginals
   double* log_z;              // (B,)
   bool* impossible;           // (B,)
@@ -71,16 +72,19 @@ struct TreeBatch {
 // Exponents are int32: the fields of a sample may spread over this many bits, summed over its leaves, and no more.
 constexpr double kMaxSpread = 1 << 30;
 
+// Bytes of a tile's marginals, at most, that are gathered before they are streamed.
+constexpr int64_t kStage = 16384;
+
 // Leaves that are transposed together (3 where three make a family), and levels below the root, at most.
 constexpr int64_t kLeafGroup = 4, kMaxDepth = 12;
 
 // The messages of `nodes` nodes, of two families of children and the prior, of what `hung` nodes on the root tell it
-// twice; columns of one group of leaves, or of `rules` rules; what draws a string: its choices, its symbols twice. For
-// the widest vectors.
+// twice; columns of one group of leaves, or of `rules` rules; a stage; what draws a string: its choices, its symbols
+// twice. For the widest vectors.
 static inline int64_t tree_posterior_scratch(int64_t L, int64_t Q, int64_t arity, int64_t nodes, int64_t hung,
                                              int64_t rules, int64_t choices) {
   const int64_t columns = kLeafGroup * Q > rules ? kLeafGroup * Q : rules;
-  return ((nodes + 2 * arity + 1 + 2 * hung) * Q + columns) * 128 + choices * 16 + 4 * L;
+  return ((nodes + 2 * arity + 1 + 2 * hung) * Q + columns) * 128 + kStage + choices * 16 + 4 * L;
 }
 
 // Fills what batch.output or batch.strings ask for. Returns -1, or the first sample that is refused (NaN, +inf, too
