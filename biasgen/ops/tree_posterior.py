@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from biasgen.backends._mode import exact_arithmetic, is_capturing
+from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.results import TreePosterior
@@ -13,13 +14,12 @@ MAX_DEPTH = 10
 MAX_SYMBOLS = 64
 
 
-@exact_arithmetic()
 def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | None = None) -> TreePosterior:
     """Marginals P(x_i = a | field) and the log-evidence, for leaves x derived from a uniform root by the same rules at every level.
 
     The posterior is proportional to P(x) exp(sum_i log_field[i, x_i]). Every marginal is right to a relative 1e-5 (below 2^-126 it is
     0), log_z to max(1e-5, 1e-7 L) + 1e-7 |log_z|, for every field; with the cpu backend a sample's bits do not depend on the rest of the
-    batch. No gradient is recorded (that of log_z is the marginals).
+    batch. The gradient of log_z by log_field is the marginals, exactly; there is no other (see Raises).
 
     Args:
         log_field: (B, L, Q) or (L, Q) float32 or float64, in nats, L = 2, 4, ... 1024 leaves, Q <= 64 symbols; unnormalized. -inf
@@ -35,10 +35,18 @@ def tree_posterior(log_field: Any, rules: Any, weights: Any, *, backend: str | N
 
     Raises:
         TypeError: log_field is neither array nor tensor. ValueError: wrong type, shape, rules, weights or backend; NaN or +inf in the
-            field; a sample whose finite fields spread over more than 2^30 bits, summed over the leaves.
+            field; a sample whose finite fields spread over more than 2^30 bits, summed over the leaves. With a tensor that requires a
+        gradient: ValueError for rules or weights; RuntimeError when the marginals, or a gradient of log_z, are differentiated.
 
     Source: Pearl, Probabilistic Reasoning in Intelligent Systems, 1988; the tree model of arXiv 2603.03469.
     """
+    if _library.wanted(log_field, rules, weights):
+        return TreePosterior(*_registered(*map(_library.as_tensor, (log_field, rules, weights)), backend))
+    return _computed(log_field, rules, weights, backend)
+
+
+@exact_arithmetic()
+def _computed(log_field: Any, rules: Any, weights: Any, backend: str | None) -> TreePosterior:
     field, rules, weights = checked(log_field, rules, weights)
     batched = field.ndim == 3
     name, module = choose("tree_posterior", device=field.device.type, dtype=dtype_name(field, "log_field"), backend=backend)
@@ -94,3 +102,26 @@ def _grammar(rules: Any, weights: Any, Q: int) -> tuple[torch.Tensor, torch.Tens
 
 def _as_array(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _run(
+    log_field: torch.Tensor, rules: torch.Tensor, weights: torch.Tensor, backend: str | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    found = _computed(log_field, rules, weights, backend)
+    return found.marginals, found.log_z, found.impossible
+
+
+def _shapes(log_field: torch.Tensor, rules: torch.Tensor, weights: torch.Tensor, backend: str | None) -> _library.Tensors:
+    batch = log_field.shape[:-2]
+    kinds = (log_field.shape, torch.float32), (batch, torch.float64), (batch, torch.bool)
+    return tuple(log_field.new_empty(shape, dtype=dtype) for shape, dtype in kinds)
+
+
+_registered = _library.register(
+    "tree_posterior",
+    _run,
+    _shapes,
+    value=1,
+    keep=lambda arguments, outputs: (arguments[0], outputs[0]),
+    gradient=lambda by_log_z, log_field, marginals: (by_log_z[..., None, None] * marginals).to(log_field.dtype),
+)

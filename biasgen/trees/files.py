@@ -19,7 +19,7 @@ _FORMAT = "biasgen.TreeGrammar"
 _SUFFIXES = (".json", ".safetensors")
 _SIZES = {"q": 65_536, "depth": 12}     # beyond every kernel: only so that nothing huge is allocated before a file is refused
 
-_TYPES = {"rules": "int16", "weights": "float64"}     # of the arrays of a grammar
+_TYPES = {"rules": "int16", "weights": "float64", "level_offsets": "int64", "root": "float64"}     # of the arrays that a grammar may have
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops.tree_posterior import tree_posterior
@@ -92,10 +93,8 @@ class TreeGrammar:
         """Log-field of noised one-hot rows: scale / sigma**2 * x_t, (B, L, Q) float64; evaluated here, in double, and nowhere else."""
         if x_t.ndim != 3 or tuple(x_t.shape[1:]) != (self.length, self.q):
             raise ValueError(f"x_t: want (B, {self.length}, {self.q}), got {tuple(x_t.shape)}")
-        gamma = level.gamma if np.ndim(level.gamma) == 0 else np.asarray(level.gamma).reshape(-1, 1, 1)
-        if isinstance(x_t, np.ndarray):
-            return x_t.astype(np.float64) * gamma
-        return x_t.double() * (float(gamma) if np.ndim(gamma) == 0 else torch.as_tensor(gamma, device=x_t.device))
+        x = as_double(x_t)
+        return x * per_row(level.gamma, x)
 
     def posterior(self, log_field: np.ndarray | torch.Tensor) -> TreePosterior:
         """Exact leaf marginals and log-evidence of (B, L, Q) or (L, Q) log-fields: ops.tree_posterior with this grammar's rules."""
