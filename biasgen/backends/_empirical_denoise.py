@@ -15,7 +15,7 @@ def empirical_denoise(x_t, rows, scale, sigma, log_p, max_memory):
     queries = max(1, min(_QUERIES, max_memory // (64 * D)))  # up to four copies of them take half of the memory
     block = max(1, max_memory // (16 * (4 * queries + 2 * D)))
     x0_hat = torch.empty((B, D), dtype=torch.float64, device=x_t.device)
-    log_density, effective, dropped = torch.zeros((3, B), dtype=torch.float64, device=x_t.device)
+    log_density, effective, dropped = (torch.zeros(B, dtype=torch.float64, device=x_t.device) for _ in range(3))
     for start in range(0, B, queries):
         at = slice(start, start + queries)
         x0_hat[at], log_density[at], effective[at] = _block(x_t[at].double(), rows, scale[at, None], sigma[at, None], log_p, block)

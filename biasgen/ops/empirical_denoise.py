@@ -95,7 +95,6 @@ def _computed(
     return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
 
 
-@exact_arithmetic()
 def _prepared(rows: Any) -> Prepared:
     """What `rows` was prepared as, or the preparation of an array or tensor; every number is checked once."""
     if not hasattr(rows, "prepared"):

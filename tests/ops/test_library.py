@@ -241,6 +241,7 @@ def test_opcheck_of_the_denoiser(name, backend):
     opcheck(torch.ops.biasgen.empirical_denoise, (x_t.requires_grad_(), *arguments[1:]), test_utils=checks)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")     # inductor's own
 @pytest.mark.parametrize("compiler", ["inductor", "aot_eager"])
 @pytest.mark.parametrize("name", DENOISERS)
 def test_compiled_denoisers_give_the_same_bits(name, compiler):
