@@ -1,8 +1,9 @@
-"""Ops as torch knows them, biasgen::<name>: the way of calls that are compiled, or by which a gradient is wanted. No other call comes here."""
+"""Ops as torch knows them, biasgen::<name>: for calls that are compiled or recorded for a gradient; no other call comes here."""
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.forward_ad import unpack_dual
 
 from biasgen.ops import _rows
 
@@ -10,10 +11,16 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 def wanted(*values: Any) -> bool:
-    """Whether a call with these arguments goes through the registered op: torch.compile is reading it, or it is recorded for a gradient."""
+    """Whether a call with these arguments goes through the registered op: torch.compile is reading it, or it is recorded for a gradient.
+
+    RuntimeError for dual numbers, whose tangents would be lost.
+    """
     if torch.compiler.is_compiling():
         return isinstance(values[0], torch.Tensor)
-    return torch.is_grad_enabled() and any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError("forward-mode derivatives are not computed here; use a backward pass, torch.autograd.grad")
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def as_tensor(values: Any) -> torch.Tensor:

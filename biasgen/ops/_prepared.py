@@ -85,7 +85,8 @@ def of_tensors(
 ) -> Prepared:
     """The Prepared that has these tensors, with what backends keep in it; else another one of them, without views."""
     known = _KNOWN.get(rows.data_ptr())
-    if known is not None and known.rows.shape == rows.shape and (known.element, known.distance, known.shape) == (rows.dtype, distance, shape):
+    wanted = rows.shape, rows.dtype, distance, shape, ("identity",)
+    if known is not None and (known.rows.shape, known.element, known.distance, known.shape, known.views) == wanted:
         return known
     return Prepared(rows, multiplicity, members, offsets, distance, shape, on_host(rows.cpu()).max().item(), ("identity",))
 

@@ -39,7 +39,8 @@ def empirical_denoise(
     to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D), and the effective
     sample size to a relative 1e-5. All hold while the nearest scaled row is within 1e5 sigma of x_t, of tokens 1e4 sigma (a noised row is
     within sqrt(D) sigma, about): beyond it float64 cannot tell the rows apart. With the cpu backend a query's bits depend on the
-    instruction set and the rows, not on the rest of the batch; those of the torch backend do. The gradient of log p by x_t is (scale x0_hat - x_t) / sigma^2; there is no other (see Raises).
+    instruction set and the rows, not on the rest of the batch; those of the torch backend do. The gradient of log p by x_t is
+    (scale x0_hat - x_t) / sigma^2; there is no other (see Raises).
 
     Args:
         x_t: (B, ...) float32 or float64 array or tensor, D numbers a row; (B, ..., Q) where rows are tokens.

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
 from biasgen import EmpiricalDenoiser, Level, Schedule, TreeDenoiser, TreeGrammar
@@ -153,6 +154,15 @@ def test_second_derivatives_are_refused():
             (x0_hat.sum() + log_density.sum()).backward(retain_graph=True)
         (log_density.sum() + x0_hat.detach().sum()).backward(retain_graph=True)
         (0 * x0_hat.sum() + log_density.sum()).backward()     # a gradient of zero is no demand
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_forward_mode_is_refused(name):
+    x_t = noised(name, LEVELS[1])
+    with forward_ad.dual_level():
+        with pytest.raises(RuntimeError, match=r"^forward-mode derivatives are not computed here"):
+            DENOISERS[name].log_density(forward_ad.make_dual(x_t, x_t), LEVELS[1])
+        DENOISERS[name].log_density(x_t, LEVELS[1])
 
 
 def test_gradients_by_other_arguments_are_refused():
