@@ -156,6 +156,7 @@ def test_second_derivatives_are_refused():
         (0 * x0_hat.sum() + log_density.sum()).backward()     # a gradient of zero is no demand
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")     # torch's own, when it enters a level
 @pytest.mark.parametrize("name", DENOISERS)
 def test_forward_mode_is_refused(name):
     x_t = noised(name, LEVELS[1])
