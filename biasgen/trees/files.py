@@ -176,7 +176,7 @@ def _checked_data(entries: list[Any]) -> LabeledData:
     tuples = isinstance(forbidden, list) and all(isinstance(pair, tuple) and len(pair) in (2, 3) for pair in forbidden)
     if not tuples or not all(isinstance(symbol, int | np.integer) for pair in forbidden for symbol in pair):
         raise ValueError("want a list of tuples of integers as the forbidden pairs")
-    pairs = np.array(forbidden, np.int64).reshape(len(forbidden), -1)
+    pairs = np.array(forbidden, np.int64).reshape(len(forbidden), len(forbidden[0]) if forbidden else 3)
     if pairs.size and not (pairs.min() >= 0 and pairs.max() < q):
         raise ValueError(f"want symbols 0..{q - 1} in the forbidden pairs")
     rules = np.argwhere(table).astype(np.int16)

@@ -194,6 +194,17 @@ def test_the_authors_file_comes_back_byte_for_byte(path):
     assert {type(symbol) for pair in forbidden for symbol in pair} == {np.int64}
 
 
+def test_a_file_without_forbidden_pairs_and_sequences(path):
+    grammar = TreeGrammar.random(q=3, depth=2, q_eff=3)
+    entries = authors_entries(grammar, n=1)
+    entries[3:] = entries[3][:0], entries[4][:, :0].copy(), entries[5], []
+    data = load_labeled_data(write(path, entries))
+    assert (data.leaves.shape, data.forbidden.shape) == ((0, 4), (0, 3))
+    copy = path.with_name("copy.npy")
+    save_labeled_data(data, copy)
+    assert copy.read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("protocol", [3, 4])
 @pytest.mark.parametrize("old", [False, True])
 def test_protocols_and_the_names_of_old_numpy(path, protocol, old):
