@@ -32,4 +32,4 @@ def tree_map(
     _, module = choose("tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
     out = module.tree_map(evidence if batched else evidence[None], tree)
     found = [values if batched else values[0] for values in out]
-    return tuple(values.numpy() for values in found) if isinstance(log_field if tokens is None else tokens, np.ndarray) else tuple(found)
+    return tuple(values.numpy() for values in found) if isinstance(tokens if log_field is None else log_field, np.ndarray) else tuple(found)

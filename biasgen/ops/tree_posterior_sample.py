@@ -45,4 +45,4 @@ def tree_posterior_sample(
 
     strings = module.tree_posterior_sample(evidence if batched else evidence[None], tree, n, seed, numbers)
     strings = strings if batched else strings[0]
-    return strings.numpy() if isinstance(log_field if tokens is None else tokens, np.ndarray) else strings
+    return strings.numpy() if isinstance(tokens if log_field is None else log_field, np.ndarray) else strings

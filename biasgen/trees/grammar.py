@@ -3,10 +3,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
+from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops._trees import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
@@ -41,6 +43,7 @@ class TreeGrammar:
             object.__setattr__(self, "level_offsets", np.array([0] + [len(self.rules)] * self.depth, np.int64))
         if self.root is None:
             object.__setattr__(self, "root", np.full(self.q, 1 / self.q))
+        object.__setattr__(self, "_ends", tuple(np.asarray(self.level_offsets).tolist()))   # numbers, which torch.compile can read
 
     @classmethod
     def from_rules(
@@ -165,7 +168,9 @@ class TreeGrammar:
             raise ValueError(f"k: want 0..{self.depth}, got {k}")
         if 8 * self.arity**k * self.q**2 > 1 << 30:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
-        return replace(self, top=k)
+        made = replace(self, top=k)
+        made.channels   # noqa: B018 found now, since torch.compile cannot
+        return made
 
     @cached_property
     def channels(self) -> np.ndarray:
@@ -230,10 +235,8 @@ class TreeGrammar:
         """Log-field of noised one-hot rows: scale / sigma**2 * x_t, (B, L, Q) float64; evaluated here, in double, and nowhere else."""
         if x_t.ndim != 3 or tuple(x_t.shape[1:]) != (self.length, self.q):
             raise ValueError(f"x_t: want (B, {self.length}, {self.q}), got {tuple(x_t.shape)}")
-        gamma = level.gamma if np.ndim(level.gamma) == 0 else np.asarray(level.gamma).reshape(-1, 1, 1)
-        if isinstance(x_t, np.ndarray):
-            return x_t.astype(np.float64) * gamma
-        return x_t.double() * (float(gamma) if np.ndim(gamma) == 0 else torch.as_tensor(gamma, device=x_t.device))
+        x = as_double(x_t)
+        return x * per_row(level.gamma, x)
 
     def posterior(
         self, log_field: np.ndarray | torch.Tensor | None = None, levels: str | None = "leaves", *,
@@ -264,8 +267,8 @@ class TreeGrammar:
         self._check_evidence(log_field, tokens)
         return tree_map(log_field, self.rules, self.weights, tokens=tokens, **self._model())
 
-    def _model(self) -> dict[str, np.ndarray]:
-        return {"level_offsets": self.level_offsets, "root": self.root, "channels": self.channels}
+    def _model(self) -> dict[str, Any]:
+        return {"level_offsets": self._ends, "root": self.root, "channels": self.channels}
 
     def _check_evidence(self, log_field: np.ndarray | torch.Tensor | None, tokens: np.ndarray | torch.Tensor | None) -> None:
         for name, given, shape in (("log_field", log_field, (self.length, self.q)), ("tokens", tokens, (self.length,))):
