@@ -203,7 +203,8 @@ def _run(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     prepared = _prepared(_Set(of_tensors(rows, multiplicity, members, offsets, distance, tuple(shape))))
     found = _computed(x_t, prepared, scale, sigma, log_weights, backend, max_memory)
-    return found.x0_hat, found.log_density.clone(), found.effective_sample_size.clone(), found.dropped.clone()     # of one table in backends
+    # In some backends these are rows of one table; outputs of an op share no memory.
+    return found.x0_hat, found.log_density.clone(), found.effective_sample_size.clone(), found.dropped.clone()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Gradients of the log-evidence and compiled calls: the same numbers as without, and an error for every derivative that is not computed."""
+import copy
+import pickle
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +30,10 @@ GRAMMARS = {
     "BP_1": GRAMMAR.factorized(1),
     "BP_3": GRAMMAR.factorized(3),
 }  # fmt: skip
-DENOISERS = {"tree": TreeDenoiser(GRAMMAR), "BP_2": TreeDenoiser(GRAMMAR.factorized(2)), "tokens": EmpiricalDenoiser(TOKENS), "floats": EmpiricalDenoiser(IMAGES)}
+DENOISERS = {
+    "tree": TreeDenoiser(GRAMMAR), "BP_2": TreeDenoiser(GRAMMAR.factorized(2)),
+    "tokens": EmpiricalDenoiser(TOKENS), "floats": EmpiricalDenoiser(IMAGES),
+}  # fmt: skip
 LEVELS = [SCHEDULE.at(t) for t in (5, 100, 450)] + [SCHEDULE.at(np.array([5, 100, 450]))]
 
 
@@ -70,6 +76,71 @@ def test_gradient_of_log_z_is_the_marginals(backend, dtype, batched):
     (found.log_z * weights).sum().backward()
     assert values.grad.dtype == dtype
     assert torch.equal(values.grad, (weights[..., None, None] * expected.marginals).to(dtype))
+
+
+def kinds_of_calls(name):
+    """A function of field and levels for a grammar's calls: tokens in place of some leaves, a temperature; with both as numbers."""
+    grammar = GRAMMARS[name]
+    model = {"level_offsets": grammar.level_offsets, "root": grammar.root, "channels": grammar.channels, "backend": "torch"}
+    for tokens, T in ((None, 1.0), (unseen(grammar), 1.0), (None, 0.7), (unseen(grammar).numpy(), 2.0)):
+        yield partial(tree_posterior, rules=grammar.rules, weights=grammar.weights, tokens=tokens, temperature=T, **model), tokens, T
+
+
+def flat(posterior):
+    """The tensors of a result, in order."""
+    parts = [part if isinstance(part, list) else [part] for part in vars(posterior).values()]
+    return [part for several in parts for part in several if part is not None]
+
+
+@pytest.mark.parametrize("levels", [None, "leaves", "all", "rules"])
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_gradient_of_log_z_in_every_kind_of_call(name, levels):
+    """1 / T times the marginals, and nothing where a token was seen."""
+    for call, tokens, T in kinds_of_calls(name):
+        values, weights = field(GRAMMARS[name]), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+        found, plain = call(values, levels=levels), call(values.detach(), levels=levels)
+        assert len(flat(found)) == len(flat(plain))
+        for mine, other in zip(flat(found), flat(plain), strict=True):
+            assert torch.equal(mine, other)
+        (gradient,) = torch.autograd.grad(found.log_z @ weights, values)
+        heard = 1.0 if tokens is None else (torch.as_tensor(tokens) == -1).double()[..., None]
+        expected = weights[:, None, None] * call(values.detach()).marginals * heard / T
+        torch.testing.assert_close(gradient, expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_gradient_of_log_z_by_numbers(name):
+    """Not against the marginals, which share its arithmetic."""
+    for call, _, _ in kinds_of_calls(name):
+        values = field(GRAMMARS[name])
+        (gradient,) = torch.autograd.grad(call(values, levels=None).log_z.sum(), values)
+        with torch.no_grad():
+            for leaf in range(values.shape[1]):
+                shift = torch.zeros_like(values)
+                shift[:, leaf, -1] = 1e-4
+                above, below = (call(values + sign * shift, levels=None).log_z for sign in (1, -1))
+                torch.testing.assert_close(gradient[:, leaf, -1], (above - below) / 2e-4, rtol=1e-6, atol=1e-6)
+
+
+def test_what_carries_no_gradient():
+    tokens, values = unseen(GRAMMAR), field()
+    assert not GRAMMAR.posterior(tokens=tokens, levels=None).log_z.requires_grad
+    for seen, touched in ((torch.from_numpy(TOKENS[:4]), False), (tokens, True)):
+        (gradient,) = torch.autograd.grad(GRAMMAR.posterior(values, tokens=seen, levels=None).log_z.sum(), values)
+        assert bool(gradient.any()) == touched
+    for call in (lambda field: GRAMMAR.map_estimate(field, tokens=tokens), lambda field: [GRAMMAR.posterior_sample(field, 3)]):
+        for found, plain in zip(call(values), call(values.detach()), strict=True):
+            assert torch.equal(found, plain)
+            assert not found.requires_grad
+
+
+def test_results_are_of_the_kind_of_the_field():
+    tokens, values = unseen(GRAMMAR), field().detach()
+    for other in (tokens, tokens.numpy()):
+        assert isinstance(GRAMMAR.posterior(values, tokens=other).log_z, torch.Tensor)
+        assert isinstance(GRAMMAR.posterior(values.clone().requires_grad_(), tokens=other).log_z, torch.Tensor)
+        assert isinstance(GRAMMAR.posterior(values.numpy(), tokens=other).log_z, np.ndarray)
+        assert type(GRAMMAR.posterior(tokens=other).log_z) is type(other)
 
 
 def test_evidence_that_is_impossible_has_no_slope():
@@ -175,6 +246,17 @@ def test_second_derivatives_are_refused():
         (0 * x0_hat.sum() + log_density.sum()).backward()     # a gradient of zero is no demand
 
 
+@pytest.mark.parametrize("levels", ["leaves", "all", "rules"])
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_marginals_of_any_kind_are_not_differentiated(name, levels):
+    found = GRAMMARS[name].posterior(field(GRAMMARS[name]), levels)
+    for table in flat(found):
+        if table.requires_grad and table is not found.log_z:
+            with pytest.raises(RuntimeError, match=r"^tree_posterior: only its log-evidence has a gradient"):
+                table.sum().backward(retain_graph=True)
+    found.log_z.sum().backward()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")     # torch's own, when it enters a level
 @pytest.mark.parametrize("name", DENOISERS)
 def test_forward_mode_is_refused(name):
@@ -197,11 +279,15 @@ def test_gradients_by_other_arguments_are_refused():
         arguments[name] = arguments[name].clone().requires_grad_()
         with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
             empirical_denoise(x_t, arguments["rows"], 1.0, 0.5, log_weights=arguments["log_weights"])
-    weights = torch.from_numpy(GRAMMAR.weights).requires_grad_()
-    with pytest.raises(ValueError, match=r"^weights: no gradient by it is computed"):
-        tree_posterior(field().detach(), GRAMMAR.rules, weights)
-    with torch.no_grad():
-        tree_posterior(field(), GRAMMAR.rules, weights)
+    for name in ("weights", "root", "channels"):
+        grammar = GRAMMARS["BP_1"]
+        model = {"weights": grammar.weights, "root": grammar.root, "channels": grammar.channels}
+        model[name] = torch.from_numpy(model[name].copy()).requires_grad_()
+        for evidence in ({"log_field": field().detach()}, {"log_field": field()}, {"log_field": None, "tokens": unseen(grammar)}):
+            with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
+                tree_posterior(**evidence, rules=grammar.rules, **model)
+            with torch.no_grad():
+                tree_posterior(**evidence, rules=grammar.rules, **model)
 
 
 def test_other_calls_do_not_come_here(monkeypatch):
@@ -234,6 +320,13 @@ def test_arguments_reach_the_op(log_weights):
         DENOISERS["tokens"](torch.where(torch.arange(3)[:, None, None] == 1, torch.nan, x_t), level)
     with pytest.raises(ValueError, match=r"^log_field: want numbers below"):
         GRAMMAR.posterior((0 * field().detach() / 0).requires_grad_())
+    for offsets in ([0, 24.0, 24, 24], [[0, 24, 24, 24]]):
+        with pytest.raises(ValueError, match=r"^level_offsets: want \(depth \+ 1,\) integers"):
+            tree_posterior(field(), GRAMMAR.rules, GRAMMAR.weights, offsets)
+    with pytest.raises(ValueError, match=r"^level_offsets: want ascending"):
+        tree_posterior(field(), GRAMMAR.rules, GRAMMAR.weights, torch.tensor([0, 24, 24, 23]))
+    with pytest.raises(ValueError, match=r"^tokens: want symbols 0\.\.5"):
+        GRAMMAR.posterior(field(), tokens=unseen(GRAMMAR) + 3)
 
 
 def test_the_op_uses_what_was_prepared():
@@ -245,24 +338,31 @@ def test_the_op_uses_what_was_prepared():
             made = of_tensors(*other)
             assert made is not prepared
             assert (made.n, made.largest, made.views) == (prepared.n, prepared.largest, prepared.views)
+        for copied in (copy.deepcopy(DENOISERS[name]), pickle.loads(pickle.dumps(DENOISERS[name]))):
+            found = copied.prepared
+            assert of_tensors(found.rows, *parts[1:], prepared.shape) is found
+        assert of_tensors(*parts, prepared.shape) is prepared
 
 
 @pytest.mark.parametrize("levels", ["leaves", "all", "rules"])
 @pytest.mark.parametrize("name", GRAMMARS)
-@pytest.mark.parametrize("batched", [False, True])
-def test_opcheck_of_the_tree(name, levels, batched):
+def test_opcheck_of_the_tree(name, levels):
+    """Of every shape that the op may return; with everything that opcheck knows (1 s) for one."""
     grammar = GRAMMARS[name]
     values, tokens = field(grammar), unseen(grammar)
-    if not batched:
-        values, tokens = values[0], tokens[0]
-    parts = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights), grammar.level_offsets.tolist()
-    model = *parts, torch.from_numpy(grammar.root), torch.from_numpy(grammar.channels)
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")     # the last one differentiates every output: refused
-    for evidence in ((values.detach(), None), (values.detach(), tokens), (None, tokens)):
-        opcheck(torch.ops.biasgen.tree_posterior, (*evidence, *model, 1.0, levels, None))
-        opcheck(torch.ops.biasgen.tree_posterior, (*evidence, *model[:4], None, 0.7, levels, "torch"), test_utils=checks)
-    values = values.detach().requires_grad_()
-    opcheck(torch.ops.biasgen.tree_posterior, (values, tokens, *model, 2.0, levels, "torch"), test_utils=checks)
+    root = torch.from_numpy(grammar.root)
+    rules = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights), grammar.level_offsets.tolist()
+    model = *rules, root, torch.from_numpy(grammar.channels)
+    differentiable = ("test_schema", "test_autograd_registration", "test_faketensor")     # the last one differentiates every output
+    for evidence, options in (
+        ((values, tokens), (*model, 2.0, levels, "torch")),
+        ((values[0].detach().requires_grad_(), None), (*model, 1.0, levels, None)),
+        ((None, tokens), (*model, 0.7, levels, "torch")),
+        ((None, tokens[1]), (*rules, root, None, 1.0, levels, "torch")),
+    ):
+        opcheck(torch.ops.biasgen.tree_posterior, (*evidence, *options), test_utils=differentiable)
+    if (name, levels) in (("paper", "leaves"), ("BP_1", "rules")):
+        opcheck(torch.ops.biasgen.tree_posterior, (values.detach(), tokens, *model, 2.0, levels, "torch"))
 
 
 @pytest.mark.parametrize("name", ["tokens", "floats"])
@@ -308,6 +408,47 @@ def test_compiled_training_steps(name):
         loss.backward()
         gradients.append((loss.detach(), shift.grad))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_compiled_posteriors(name):
+    """Every kind of evidence and result."""
+    grammar = GRAMMARS[name]
+
+    def run(values, tokens):
+        return [
+            flat(grammar.posterior(values, levels, tokens=seen, temperature=T))
+            for levels, seen, T in ((None, None, 1.0), ("leaves", tokens, 2.0), ("all", None, 0.7), ("rules", tokens, 1.0))
+        ] + [flat(grammar.posterior(levels="rules", tokens=tokens))]
+
+    arguments = field(grammar).detach(), unseen(grammar)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*arguments)
+    for found, expected in zip(compiled, run(*arguments), strict=True):
+        for mine, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)     # log_z alone may come from another backend
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_compiled_with_a_network(name):
+    """One graph of a network, its loss against the exact score, and the density of what it made; x_t has a gradient, too."""
+    denoiser, level = DENOISERS[name], LEVELS[1]
+    torch.manual_seed(0)
+    size = noised(name, level)[0].numel()
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, 8), torch.nn.Tanh(), torch.nn.Linear(8, size)).double()
+
+    def loss_of(x_t):
+        moved = network(x_t).reshape(x_t.shape)
+        teacher = denoiser.score(x_t.detach(), level)
+        return (moved - teacher).square().mean() - denoiser.log_density(x_t + 0.1 * moved, level).mean()
+
+    found = []
+    for run in (loss_of, torch.compile(loss_of, fullgraph=True, backend="aot_eager")):
+        x_t = noised(name, level).requires_grad_()
+        loss = run(x_t)
+        found.append([loss, *torch.autograd.grad(loss, [x_t, *network.parameters()])])
+    for compiled, eager in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+        assert eager.any()
 
 
 def test_compiled_for_any_batch():

@@ -370,10 +370,10 @@ def test_files_that_are_none(path):
         load_labeled_data(path)
     with pytest.raises(ValueError, match=r"^path: want a name that ends in \.npy"):
         save_labeled_data(data, "data.bin")
-    for grammar, got in ((GENERAL["levels"], "3 children, levels with rules of their own"), (GENERAL["empty blocks"], "levels with rules of"),
-                         (GENERAL["root"], "another root"), (GENERAL["BP_2"], "BP_2")):
-        with pytest.raises(ValueError, match=rf"^data: want a binary tree .* uniform root, got {got}"):
-            save_labeled_data(replace(data, grammar=grammar), path)
+    for name, got in (("levels", "3 children, levels with rules of their own"), ("empty blocks", "levels with rules of their own"),
+                      ("root", "another root"), ("BP_2", "BP_2")):
+        with pytest.raises(ValueError, match=rf"^data: want a binary tree .* uniform root, got {got}$"):
+            save_labeled_data(replace(data, grammar=GENERAL[name]), path)
     wrong = LabeledData(data.grammar, data.leaves[:, :4], data.roots, data.sigma, data.forbidden)
     with pytest.raises(ValueError, match=r"^data: want leaves int8 \(8, N\), got int8 \(4, 20\)"):
         save_labeled_data(wrong, path)
