@@ -169,7 +169,7 @@ class TreeGrammar:
         if 8 * self.arity**k * self.q**2 > 1 << 30:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
         made = replace(self, top=k)
-        made.channels   # noqa: B018 found now, since torch.compile cannot
+        made.channels   # noqa: B018 found now: a compiled call would find them in each of its runs
         return made
 
     @cached_property
