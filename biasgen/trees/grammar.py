@@ -2,7 +2,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,9 @@ class TreeGrammar:
             object.__setattr__(self, "level_offsets", np.array([0] + [len(self.rules)] * self.depth, np.int64))
         if self.root is None:
             object.__setattr__(self, "root", np.full(self.q, 1 / self.q))
-        object.__setattr__(self, "_ends", tuple(np.asarray(self.level_offsets).tolist()))   # numbers, which torch.compile can read
+        # Found at once, since torch.compile can read them but not find them.
+        object.__setattr__(self, "_ends", tuple(self.level_offsets.tolist()))
+        object.__setattr__(self, "_channels", self._found_channels())
 
     @classmethod
     def from_rules(
@@ -168,13 +169,14 @@ class TreeGrammar:
             raise ValueError(f"k: want 0..{self.depth}, got {k}")
         if 8 * self.arity**k * self.q**2 > 1 << 30:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
-        made = replace(self, top=k)
-        made.channels   # noqa: B018 found now: a compiled call would find them in each of its runs
-        return made
+        return replace(self, top=k)
 
-    @cached_property
+    @property
     def channels(self) -> np.ndarray:
         """(s**k, q, q) float64, k = top: probability of each node of level k given the root, [node, root, symbol]; (0, q, q) for k = 0."""
+        return self._channels
+
+    def _found_channels(self) -> np.ndarray:
         if self.top == 0:
             return np.empty((0, self.q, self.q))
         table = np.eye(self.q)[None]
