@@ -47,7 +47,7 @@ def tree_posterior(
         evidence that the grammar forbids, with marginals 0 and log_z -inf. levels=None: marginals is None. "all": it is a list of
         depth + 1 tables, (B, s^d, Q) for the nodes d levels below the root, None for levels that `channels` left out. "rules":
         rule_marginals is a list of depth tables, (B, s^d, R_d) for the rules of that level in their order. Without B for evidence without
-        it. NumPy for NumPy evidence, else on its device.
+        it. NumPy where log_field is, or tokens alone are; else on its device.
 
     Raises:
         TypeError: evidence is neither array nor tensor. ValueError: wrong type, shape, rules, weights, offsets, root, channels,

@@ -282,7 +282,7 @@ def test_gradients_by_other_arguments_are_refused():
             empirical_denoise(x_t, arguments["rows"], 1.0, 0.5, log_weights=arguments["log_weights"])
     for name in ("weights", "root", "channels"):
         grammar = GRAMMARS["BP_1"]
-        model = {"weights": grammar.weights, "root": grammar.root, "channels": grammar.channels}
+        model = {"weights": grammar.weights, "level_offsets": grammar.level_offsets, "root": grammar.root, "channels": grammar.channels}
         model[name] = torch.from_numpy(model[name].copy()).requires_grad_()
         for evidence in ({"log_field": field().detach()}, {"log_field": field()}, {"log_field": None, "tokens": unseen(grammar)}):
             with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
