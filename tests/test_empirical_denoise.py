@@ -177,6 +177,11 @@ def test_any_numbers(data, B, M, D, noise):
     assert (x0_hat <= rows.max(0) + slack).all()
 
 
+def test_an_answer_may_round_to_half_the_smallest_float():
+    rows = np.array([[np.finfo(np.float32).smallest_subnormal], [0]], np.float32)
+    assert_like_oracle(np.zeros((1, 1), np.float32), rows, *vp(1e-8))
+
+
 def test_kinds_of_input():
     x, rows = (a.astype(np.float32) for a in problem(10, 5, 8, (4, 3), sigma=0.5))
     expected = empirical_denoise(x, rows, 1.0, 0.5)

@@ -22,8 +22,8 @@ def tree_map(
 
     Args: as for tree_posterior.
     Returns: (tokens (B, L) int8, int16 where Q > 127, -1 where the grammar forbids the evidence; log_p (B,) float64, the logarithm of that
-        largest value, nats, -inf there), detached. Without B for evidence without it. NumPy where log_field is, or tokens alone are; else on
-        its device.
+        largest value, nats, -inf there), detached. Without B for evidence without it. NumPy where log_field is, or tokens alone are; else
+        on its device.
     Raises: TypeError, ValueError as tree_posterior.
     Source: Viterbi, IEEE Trans. Inf. Theory 13, 1967, on a tree.
     """
