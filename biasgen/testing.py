@@ -64,7 +64,8 @@ def assert_denoised_close(actual: Any, expected: Any, rows: Any) -> None:
     rows = np.asarray(rows, np.float64)
     numbers = rows[0].size
 
-    rounding = np.finfo(got.dtype).eps / 2 * abs(x0_hat)
+    kind = np.finfo(got.dtype)
+    rounding = np.maximum(kind.eps / 2 * abs(x0_hat), float(kind.smallest_subnormal) / 2)
     excess = (abs(got - x0_hat) - rounding).reshape(-1, numbers)
     wrong = ~(excess <= TOLERANCES["x0_hat"]["of_range"] * np.ptp(rows)).all(1)
     if wrong.any():

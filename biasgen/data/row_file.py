@@ -18,8 +18,9 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -51,26 +52,33 @@ def write_rows(path: str | Path, parts: Iterable[Any], distance: str, views: tup
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"path: want a name that ends in {SUFFIX}, got {path}")
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")     # processes that save one set at once do not meet
     described = Description()
+    with whole_file(path) as file:
+        file.seek(_ROWS_BEGIN)
+        for block in parts:
+            file.write(as_stored(block).data)
+            described.add(block)
+        description = described.result()
+        shape = (description["n"], *block.shape[1:])
+        header = {"biasgen": __version__, "shape": shape, "distance": distance, "views": views, "description": description}
+        text = json.dumps(header, allow_nan=False).encode().ljust(_ROWS_BEGIN - _FIXED)
+        file.seek(0)
+        file.write(_MAGIC + VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little") + hashlib.sha256(text).digest() + text)
+    return description
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears under its name when it is whole; an interrupted write leaves nothing, and what was there before."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")     # processes that save one set at once do not meet
     try:
         with part.open("wb") as file:
-            file.seek(_ROWS_BEGIN)
-            for block in parts:
-                file.write(as_stored(block).data)
-                described.add(block)
-            description = described.result()
-            shape = (description["n"], *block.shape[1:])
-            header = {"biasgen": __version__, "shape": shape, "distance": distance, "views": views, "description": description}
-            text = json.dumps(header, allow_nan=False).encode().ljust(_ROWS_BEGIN - _FIXED)
-            file.seek(0)
-            file.write(_MAGIC + VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little") + hashlib.sha256(text).digest() + text)
+            yield file
             file.flush()
             os.fsync(file.fileno())     # else a crash may leave the name without the contents
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    return description
 
 
 def alike(parts: Iterable[Any], name: str) -> Iterator[Any]:

@@ -84,7 +84,7 @@ def as_double(values: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
 
 def per_row(value: float | np.ndarray, like: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray | float:
     """`value`, a float64 scalar or (B,), ready to multiply the rows of `like` (B, ...): in their type, on their device."""
-    if np.ndim(value) == 0:
+    if np.asarray(value).ndim == 0:     # torch.compile cannot read np.ndim
         return float(value)
     value = np.asarray(value).reshape(-1, *[1] * (like.ndim - 1))
     return value.astype(like.dtype) if isinstance(like, np.ndarray) else torch.as_tensor(value, dtype=like.dtype, device=like.device)

@@ -20,7 +20,7 @@ class Level:
     @property
     def gamma(self) -> float | np.ndarray:
         """Intensity of the field, float64."""
-        return self.scale / np.square(self.sigma)
+        return self.scale / (self.sigma * self.sigma)
 
 
 class Schedule:

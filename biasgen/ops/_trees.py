@@ -55,12 +55,23 @@ class Tree(NamedTuple):
         return 0, *range(max(1, self.factorized), self.depth + 1)
 
 
+def level_sizes(rules: Any, level_offsets: Any, channels: Any, L: int) -> tuple[list[int], list[int]]:
+    """Nodes of each level, from the root to L leaves, and rules that a node of each level but the last has; 0 where `channels` left them
+    out. Nothing is read but shapes and offsets."""
+    s, hung = rules.shape[1] - 1, 0 if channels is None else channels.shape[0]
+    depth = next((d for d in range(1, 13) if s**d >= L), 12)
+    ends = [0] + [rules.shape[0]] * depth if level_offsets is None else [int(end) for end in level_offsets]
+    nodes = [s**d if d == 0 or s**d >= hung else 0 for d in range(depth + 1)]
+    counts = [stop - max(end for end in ends if end < stop) if s**d >= hung else 0 for d, stop in enumerate(ends[1:])]
+    return nodes, counts
+
+
 def checked(
     log_field: Any, tokens: Any, rules: Any, weights: Any, level_offsets: Any, root: Any, channels: Any, temperature: float
 ) -> tuple[torch.Tensor, Tree]:
     """Evidence, contiguous, and the grammar, both at `temperature`; or one error. Evidence is a log-field (B, L, Q) or (L, Q), with the
     tokens written into it where both are given, else tokens (B, L) or (L,), int8 (int16 where Q > 127)."""
-    rows = _as_array(rules)
+    rows = as_array(rules)
     if rows.ndim != 2 or rows.shape[1] - 1 not in ARITIES or len(rows) == 0 or rows.dtype.kind not in "iu":
         raise ValueError(f"rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, got {rows.dtype} of shape {rows.shape}")
     if not 0 < temperature < math.inf:
@@ -82,7 +93,7 @@ def checked(
         L, Q = shape[-2:]
     else:
         dtype_name(tokens, "tokens")
-        Q = len(_as_array(root)) if root is not None else int(rows[:, 0].max()) + 1   # each symbol has a rule
+        Q = len(as_array(root)) if root is not None else int(rows[:, 0].max()) + 1   # each symbol has a rule
         L = tokens.shape[-1] if tokens.ndim else 0
         if not 1 <= Q <= MAX_SYMBOLS:
             raise ValueError(f"rules: want at most {MAX_SYMBOLS} symbols, got {Q}")
@@ -137,7 +148,7 @@ def checked_tree(
     Q: int, depth: int, rules: Any, weights: Any, level_offsets: Any = None, root: Any = None, channels: Any = None
 ) -> Tree:
     """The grammar, or one ValueError."""
-    rows, w = _as_array(rules), _as_array(weights)
+    rows, w = as_array(rules), as_array(weights)
     if w.shape != (len(rows),) or w.dtype.kind != "f":
         raise ValueError(f"weights: want ({len(rows)},) floats, one a rule, got {w.dtype} of shape {w.shape}")
     outside = np.argwhere((rows < 0) | (rows >= Q))
@@ -152,7 +163,7 @@ def checked_tree(
     for level, (start, stop) in enumerate(pairwise(offsets.tolist())):
         if stop > start:
             _check_level(rows[start:stop].astype(np.int64), w[start:stop], Q, f" in level {level}" if stop - start < len(rows) else "")
-    prior = np.full(Q, 1 / Q) if root is None else _as_array(root)
+    prior = np.full(Q, 1 / Q) if root is None else as_array(root)
     if prior.shape != (Q,) or prior.dtype.kind != "f" or not (prior >= 0).all() or not abs(prior.sum(dtype=np.float64) - 1) <= 1e-9:
         raise ValueError(
             f"root: want ({Q},) probabilities that sum to 1, got {prior.dtype} of shape {prior.shape}"
@@ -166,7 +177,7 @@ def checked_tree(
 def _channels(channels: Any, Q: int, depth: int, s: int) -> np.ndarray:
     if channels is None:
         return np.empty((0, Q, Q))
-    table = _as_array(channels)
+    table = as_array(channels)
     counts = [0, *(s**k for k in range(1, depth + 1))]
     if table.ndim != 3 or table.shape[1:] != (Q, Q) or len(table) not in counts or table.dtype.kind != "f":
         raise ValueError(f"channels: want ({s}^k, {Q}, {Q}) floats, k <= {depth}, got {table.dtype} of shape {table.shape}")
@@ -178,7 +189,7 @@ def _channels(channels: Any, Q: int, depth: int, s: int) -> np.ndarray:
 def _offsets(level_offsets: Any, R: int, depth: int) -> np.ndarray:
     if level_offsets is None:
         return np.array([0] + [R] * depth, np.int64)
-    given = _as_array(level_offsets)
+    given = as_array(level_offsets)
     if given.shape != (depth + 1,) or given.dtype.kind not in "iu":
         raise ValueError(f"level_offsets: want ({depth + 1},) integers, depth + 1, got {given.dtype} of shape {given.shape}")
     offsets = given.astype(np.int64)
@@ -204,5 +215,6 @@ def _check_level(rows: np.ndarray, w: np.ndarray, Q: int, where: str) -> None:
         raise ValueError(f"weights: want a sum of 1 over the rules of each parent, got {totals[worst]} for parent {worst}{where}")
 
 
-def _as_array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
+    """Of an array, a tensor anywhere, or numbers."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

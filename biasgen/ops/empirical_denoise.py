@@ -1,5 +1,6 @@
 """The exact denoiser of a finite set of rows: their mean, weighted by how likely each became x_t."""
 import math
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 
 from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
+from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
-from biasgen.ops._prepared import Prepared, of_rows, prepare
+from biasgen.ops._prepared import Prepared, of_rows, of_tensors, prepare
 from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops.knn import like
 from biasgen.results import Denoised
@@ -19,7 +21,6 @@ SMALLEST_LEVEL, LARGEST_LEVEL = 1e-20, 1e20
 _CHECKED = "within LARGEST"  # in Prepared.packed
 
 
-@exact_arithmetic()
 def empirical_denoise(
     x_t: Any,
     rows: Any,
@@ -38,7 +39,8 @@ def empirical_denoise(
     to 1e-5 of the range of the rows at every level, and then rounded to the type of x_t; log p to 1e-9 (|log p| + D), and the effective
     sample size to a relative 1e-5. All hold while the nearest scaled row is within 1e5 sigma of x_t, of tokens 1e4 sigma (a noised row is
     within sqrt(D) sigma, about): beyond it float64 cannot tell the rows apart. With the cpu and triton backends a query's bits
-    depend on the instruction set or device and the rows, not on the rest of the batch; those of the torch backend do. No gradient is kept.
+    depend on the instruction set or device and the rows, not on the rest of the batch; those of the torch backend do. The gradient of log p
+    by x_t is (scale x0_hat - x_t) / sigma^2; there is no other (see Raises).
 
     Args:
         x_t: (B, ...) float32 or float64 array or tensor, D numbers a row; (B, ..., Q) where rows are tokens.
@@ -59,11 +61,21 @@ def empirical_denoise(
 
     Raises:
         TypeError: x_t or rows neither array nor tensor. ValueError: wrong type, shape, level, weights or backend; NaN, infinity or a
-        number beyond 1e100 in x_t or rows, with its row.
+        number beyond 1e100 in x_t or rows, with its row. With a tensor that requires a gradient: ValueError for another argument than x_t;
+        RuntimeError when x0_hat, the sample size or a gradient of log p is differentiated.
 
     Source: Vincent, A connection between score matching and denoising autoencoders, 2011; Biroli et al., arXiv 2402.18491.
     """
-    query, prepared = float_rows(x_t, "x_t"), _prepared(rows)
+    if _library.wanted(x_t, rows, scale, sigma, log_weights):
+        return Denoised(*_registered(*_tensors(x_t, rows, scale, sigma, log_weights), backend, max_memory))
+    return _computed(x_t, _prepared(rows), scale, sigma, log_weights, backend, max_memory)
+
+
+@exact_arithmetic()
+def _computed(
+    x_t: Any, prepared: Prepared, scale: Any, sigma: Any, log_weights: Any, backend: str | None, max_memory: int | None
+) -> Denoised:
+    query = float_rows(x_t, "x_t")
     shape, tokens = tuple(x_t.shape[1:]), prepared.distance == "hamming"
     if tokens:
         if shape[:-1] != prepared.shape or shape[-1] <= prepared.largest:
@@ -159,3 +171,61 @@ def _log_probabilities(log_weights: Any, prepared: Prepared) -> tuple[torch.Tens
 
 def _as_array(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _tensors(x_t: Any, rows: Any, scale: Any, sigma: Any, log_weights: Any) -> tuple[Any, ...]:
+    """The same arguments as tensors, None and numbers: those of _run, which checks them; torch.compile can read this where rows has
+    `.prepared`."""
+    if isinstance(rows, torch.Tensor) and rows.requires_grad:
+        raise ValueError("rows: no gradient by it is computed, got a tensor that requires one; detach() it")
+    prepared = rows.prepared if hasattr(rows, "prepared") else _prepared(rows)
+    if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
+        prepared = _prepared(rows)     # which refuses it
+    levels = [value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64) for value in (scale, sigma)]
+    weights = None if log_weights is None else _library.as_tensor(log_weights)
+    parts = prepared.rows, prepared.multiplicity, prepared.members, prepared.offsets, prepared.distance, prepared.shape
+    return _library.as_tensor(x_t), *parts, *levels, weights
+
+
+def _run(
+    x_t: torch.Tensor,
+    rows: torch.Tensor,
+    multiplicity: torch.Tensor,
+    members: torch.Tensor,
+    offsets: torch.Tensor,
+    distance: str,
+    shape: list[int],
+    scale: torch.Tensor,
+    sigma: torch.Tensor,
+    log_weights: torch.Tensor | None,
+    backend: str | None,
+    max_memory: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    prepared = _prepared(_Set(of_tensors(rows, multiplicity, members, offsets, distance, tuple(shape))))
+    found = _computed(x_t, prepared, scale, sigma, log_weights, backend, max_memory)
+    # In some backends these are rows of one table; outputs of an op share no memory.
+    return found.x0_hat, found.log_density.clone(), found.effective_sample_size.clone(), found.dropped.clone()
+
+
+@dataclass(frozen=True)
+class _Set:
+    prepared: Prepared
+
+
+def _shapes(x_t: torch.Tensor, *_: Any) -> _library.Tensors:
+    return x_t.new_empty(x_t.shape), *(x_t.new_empty(x_t.shape[:1], dtype=torch.float64) for _ in range(3))
+
+
+def _gradient(by_log_p: torch.Tensor, x_t: torch.Tensor, x0_hat: torch.Tensor, scale: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    by_log_p, scale, sigma = (v.to(x_t.device, torch.float64).reshape(-1, *[1] * (x_t.ndim - 1)) for v in (by_log_p, scale, sigma))
+    return (by_log_p * (scale * x0_hat.double() - x_t.double()) / (sigma * sigma)).to(x_t.dtype)
+
+
+_registered = _library.register(
+    "empirical_denoise",
+    _run,
+    _shapes,
+    value=1,
+    keep=lambda arguments, outputs: (arguments[0], outputs[0], *arguments[7:9]),
+    gradient=_gradient,
+)

@@ -22,7 +22,8 @@ def tree_map(
 
     Args: as for tree_posterior.
     Returns: (tokens (B, L) int8, int16 where Q > 127, -1 where the grammar forbids the evidence; log_p (B,) float64, the logarithm of that
-        largest value, nats, -inf there). Without B for evidence without it. NumPy for NumPy evidence, else on its device.
+        largest value, nats, -inf there), detached. Without B for evidence without it. NumPy where log_field is, or tokens alone are; else
+        on its device.
     Raises: TypeError, ValueError as tree_posterior.
     Source: Viterbi, IEEE Trans. Inf. Theory 13, 1967, on a tree.
     """
@@ -32,4 +33,4 @@ def tree_map(
     _, module = choose("tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
     out = module.tree_map(evidence if batched else evidence[None], tree)
     found = [values if batched else values[0] for values in out]
-    return tuple(values.numpy() for values in found) if isinstance(log_field if tokens is None else tokens, np.ndarray) else tuple(found)
+    return tuple(values.numpy() for values in found) if isinstance(tokens if log_field is None else log_field, np.ndarray) else tuple(found)

@@ -25,8 +25,8 @@ def tree_posterior_sample(
 
     Args: log_field, rules, weights, level_offsets, root, tokens, channels, temperature, backend as for tree_posterior. n: strings a row.
         seed: in [0, 2**64).
-    Returns: (B, n, L) int8 (int16 where Q > 127), (n, L) for evidence without B; -1 where the grammar forbids the evidence. NumPy for
-        NumPy evidence, else on its device.
+    Returns: (B, n, L) int8 (int16 where Q > 127), (n, L) for evidence without B; -1 where the grammar forbids the evidence. NumPy where
+        log_field is, or tokens alone are; else on its device.
     Raises: TypeError, ValueError as tree_posterior; ValueError for n < 0.
     """
     if n < 0:
@@ -45,4 +45,4 @@ def tree_posterior_sample(
 
     strings = module.tree_posterior_sample(evidence if batched else evidence[None], tree, n, seed, numbers)
     strings = strings if batched else strings[0]
-    return strings.numpy() if isinstance(log_field if tokens is None else tokens, np.ndarray) else strings
+    return strings.numpy() if isinstance(tokens if log_field is None else log_field, np.ndarray) else strings

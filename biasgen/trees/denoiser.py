@@ -31,11 +31,11 @@ class TreeDenoiser:
         """(x0_hat, log_density) in one pass."""
         field = self.grammar.field(x_t, level)
         x = as_double(x_t)
-        scale, variance = per_row(level.scale, x), per_row(np.square(level.sigma), x)
+        scale, sigma = per_row(level.scale, x), per_row(level.sigma, x)
         # The rest of the square goes into the field, leaf by leaf: log_z is promised to a share of its size, which then stays small.
-        found = self.grammar.posterior(field - ((x * x).sum(-1)[..., None] + scale**2) / (2 * variance))
-        norm = self.grammar.length * self.grammar.q * per_row(np.log(2 * math.pi * np.square(level.sigma)), found.log_z) / 2
-        return found.marginals, found.log_z - norm
+        found = self.grammar.posterior(field - ((x * x).sum(-1)[..., None] + scale**2) / (2 * sigma * sigma))
+        log_sigma = math.log(sigma) if isinstance(sigma, float) else per_row(np.log(level.sigma), found.log_z)
+        return found.marginals, found.log_z - self.grammar.length * self.grammar.q * (log_sigma + math.log(2 * math.pi) / 2)
 
     def score(self, x_t: Any, level: Level) -> Any:
         """Gradient of log_density by x_t, (B, L, Q) float64: (scale x0_hat - x_t) / sigma**2 (Tweedie). x0_hat carries a relative 1e-5."""

@@ -2,11 +2,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
+from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops._trees import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
@@ -41,6 +42,9 @@ class TreeGrammar:
             object.__setattr__(self, "level_offsets", np.array([0] + [len(self.rules)] * self.depth, np.int64))
         if self.root is None:
             object.__setattr__(self, "root", np.full(self.q, 1 / self.q))
+        # Found at once, since torch.compile can read them but not find them.
+        object.__setattr__(self, "_ends", tuple(self.level_offsets.tolist()))
+        object.__setattr__(self, "_channels", self._found_channels())
 
     @classmethod
     def from_rules(
@@ -167,9 +171,12 @@ class TreeGrammar:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
         return replace(self, top=k)
 
-    @cached_property
+    @property
     def channels(self) -> np.ndarray:
         """(s**k, q, q) float64, k = top: probability of each node of level k given the root, [node, root, symbol]; (0, q, q) for k = 0."""
+        return self._channels
+
+    def _found_channels(self) -> np.ndarray:
         if self.top == 0:
             return np.empty((0, self.q, self.q))
         table = np.eye(self.q)[None]
@@ -230,10 +237,8 @@ class TreeGrammar:
         """Log-field of noised one-hot rows: scale / sigma**2 * x_t, (B, L, Q) float64; evaluated here, in double, and nowhere else."""
         if x_t.ndim != 3 or tuple(x_t.shape[1:]) != (self.length, self.q):
             raise ValueError(f"x_t: want (B, {self.length}, {self.q}), got {tuple(x_t.shape)}")
-        gamma = level.gamma if np.ndim(level.gamma) == 0 else np.asarray(level.gamma).reshape(-1, 1, 1)
-        if isinstance(x_t, np.ndarray):
-            return x_t.astype(np.float64) * gamma
-        return x_t.double() * (float(gamma) if np.ndim(gamma) == 0 else torch.as_tensor(gamma, device=x_t.device))
+        x = as_double(x_t)
+        return x * per_row(level.gamma, x)
 
     def posterior(
         self, log_field: np.ndarray | torch.Tensor | None = None, levels: str | None = "leaves", *,
@@ -264,8 +269,8 @@ class TreeGrammar:
         self._check_evidence(log_field, tokens)
         return tree_map(log_field, self.rules, self.weights, tokens=tokens, **self._model())
 
-    def _model(self) -> dict[str, np.ndarray]:
-        return {"level_offsets": self.level_offsets, "root": self.root, "channels": self.channels}
+    def _model(self) -> dict[str, Any]:
+        return {"level_offsets": self._ends, "root": self.root, "channels": self.channels}
 
     def _check_evidence(self, log_field: np.ndarray | torch.Tensor | None, tokens: np.ndarray | torch.Tensor | None) -> None:
         for name, given, shape in (("log_field", log_field, (self.length, self.q)), ("tokens", tokens, (self.length,))):
