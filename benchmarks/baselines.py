@@ -38,31 +38,76 @@ def one_hot_bits(tokens: np.ndarray, symbols: int) -> np.ndarray:
     return np.packbits((tokens[:, :, None] == np.arange(symbols)).reshape(len(tokens), -1), axis=1)
 
 
-def linear_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torch.Tensor:
+def linear_posterior(transitions: torch.Tensor | list[torch.Tensor], log_field: torch.Tensor) -> torch.Tensor:
     """Leaf marginals (B, L, Q) in the probability domain, messages scaled by their largest entry, one matrix product a level.
 
-    transitions (q, q, q): parent, left, right. Fast, and right where the evidence stays on the grammar; underflows elsewhere.
+    transitions (q, q, q): parent, left, right; a list of them, from the root, where levels differ. Fast, and right where the evidence stays
+    on the grammar; underflows elsewhere.
     """
-    q = transitions.shape[0]
-    to_parent = transitions.permute(1, 2, 0).reshape(q * q, q).contiguous()
-    to_left = transitions.permute(0, 2, 1).reshape(q * q, q).contiguous()
-    to_right = transitions.reshape(q * q, q).contiguous()
+    q, depth = log_field.shape[2], log_field.shape[1].bit_length() - 1
+    levels = transitions if isinstance(transitions, list) else [transitions] * depth
+    to_parent = [level.permute(1, 2, 0).reshape(q * q, q).contiguous() for level in levels]
+    to_left = [level.permute(0, 2, 1).reshape(q * q, q).contiguous() for level in levels]
+    to_right = [level.reshape(q * q, q).contiguous() for level in levels]
 
     def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
 
-    depth = log_field.shape[1].bit_length() - 1
     up = [(log_field - log_field.amax(-1, keepdim=True)).exp()]
-    for _ in range(depth):
-        parent = products(up[-1][:, 0::2], up[-1][:, 1::2]) @ to_parent
-        up.append(parent / parent.amax(-1, keepdim=True))
-    down = torch.ones_like(up[-1])
     for level in range(depth - 1, -1, -1):
-        left, right = up[level][:, 0::2], up[level][:, 1::2]
-        down = torch.stack([products(down, right) @ to_left, products(down, left) @ to_right], 2).flatten(1, 2)
+        parent = products(up[0][:, 0::2], up[0][:, 1::2]) @ to_parent[level]
+        up.insert(0, parent / parent.amax(-1, keepdim=True))
+    down = torch.ones_like(up[0])
+    for level in range(depth):
+        left, right = up[level + 1][:, 0::2], up[level + 1][:, 1::2]
+        down = torch.stack([products(down, right) @ to_left[level], products(down, left) @ to_right[level]], 2).flatten(1, 2)
         down = down / down.amax(-1, keepdim=True)
-    marginals = down * up[0]
+    marginals = down * up[-1]
     return marginals / marginals.sum(-1, keepdim=True)
+
+
+def naive_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torch.Tensor:
+    """The same in the log domain over the dense table, one broadcast a message, as the definition reads; zeros are -inf."""
+    log_m, depth = transitions.log(), log_field.shape[1].bit_length() - 1
+    up = [log_field.log_softmax(-1)]
+    for _ in range(depth):
+        left, right = up[0][:, 0::2], up[0][:, 1::2]
+        up.insert(0, (log_m + left[:, :, None, :, None] + right[:, :, None, None, :]).logsumexp((3, 4)).log_softmax(-1))
+    down = torch.zeros_like(up[0])
+    for below in up[1:]:
+        left, right = below[:, 0::2], below[:, 1::2]
+        above = log_m + down[:, :, :, None, None]
+        to_left = (above + right[:, :, None, None, :]).logsumexp((2, 4))
+        to_right = (above + left[:, :, None, :, None]).logsumexp((2, 3))
+        down = torch.stack([to_left, to_right], 2).flatten(1, 2).log_softmax(-1)
+    return (down + up[-1]).softmax(-1)
+
+
+def sparse_log_posterior(rules: torch.Tensor, weights: torch.Tensor, log_field: torch.Tensor) -> torch.Tensor:
+    """The same over the list of rules (R, 3): what one who knows that the table is sparse would write. Each symbol's rules are gathered, the
+    shorter lists filled up with -inf.
+    """
+    q, depth = log_field.shape[2], log_field.shape[1].bit_length() - 1
+
+    def lists(column: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        groups = [(rules[:, column] == symbol).nonzero()[:, 0] for symbol in range(q)]
+        index = torch.nn.utils.rnn.pad_sequence(groups, batch_first=True, padding_value=len(rules))
+        one, other = (torch.cat([rules[:, c], rules.new_zeros(1)]).long()[index] for c in range(3) if c != column)
+        return one, other, torch.cat([weights.log().to(log_field), log_field.new_full((1,), -torch.inf)])[index]
+
+    def message(listed: tuple[torch.Tensor, ...], first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        one, other, log_w = listed
+        return (first[..., one] + second[..., other] + log_w).logsumexp(-1).log_softmax(-1)
+
+    by_parent, by_left, by_right = (lists(column) for column in range(3))
+    up = [log_field.log_softmax(-1)]
+    for _ in range(depth):
+        up.insert(0, message(by_parent, up[0][:, 0::2], up[0][:, 1::2]))
+    down = torch.zeros_like(up[0])
+    for below in up[1:]:
+        left, right = below[:, 0::2], below[:, 1::2]
+        down = torch.stack([message(by_left, down, right), message(by_right, down, left)], 2).flatten(1, 2)
+    return (down + up[-1]).softmax(-1)
 
 
 def softmax_denoiser(
