@@ -153,6 +153,9 @@ struct LeafSums {
   Long refused;           // not 0: NaN or +inf
 };
 
+// Added to a double below 2^51, leaves it rounded to an integer, whose low 32 bits are those of the sum.
+constexpr double kRounding = 0x1.8p52;
+
 // One leaf, half a tile: the field relative to its largest entry, in bits, as whole part (exponent) and fraction 0 .. 1
 // (left in the mantissa's place for exp2_entries; -1 where the symbol is excluded). In double: a field of 1e5 leaves
 // float32 no fraction.
@@ -172,8 +175,10 @@ void read_leaf(const T* columns, int64_t Q, int half, Entry* message, LeafSums& 
     low = bits < low ? bits : low;
     bits = bits > -kMaxSpread ? bits
                               : Double{} - kMaxSpread;  // such a sample is refused, but until then int32 must hold it
-    const HalfInt whole = __builtin_convertvector(bits, HalfInt) - 1;  // truncation of bits <= 0 is upward
-    const Double fraction = bits - __builtin_convertvector(whole, Double);
+    // To the nearest integer of bits - 1/2, which stands in the low bits of what rounds there; 0 <= fraction <= 1.
+    const Double rounded = bits - 0.5 + kRounding;
+    const Double fraction = bits - (rounded - kRounding);
+    const HalfInt whole = __builtin_convertvector((Long)rounded, HalfInt);
     const HalfFloat g = __builtin_convertvector(allowed ? fraction : Double{} - 1.0, HalfFloat);
     std::memcpy(reinterpret_cast<float*>(&message[a].mantissa) + half * kHalf, &g, sizeof g);
     std::memcpy(reinterpret_cast<int32_t*>(&message[a].exponent) + half * kHalf, &whole, sizeof whole);
