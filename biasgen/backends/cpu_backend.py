@@ -21,7 +21,7 @@ DEVICES = ("cpu",)
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
     "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
-    **{op: {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()} for op in ("tree_posterior", "tree_posterior_sample")},
+    **{op: {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()} for op in ("tree_posterior", "tree_posterior_sample", "tree_map")},
 }
 # Queries of one unit of work at most. Hamming: 4096 x 12 000 rows of 16 tokens take 1.2 ms, ten times what handing out costs (with 512
 # two threads gained 1.5x, with 4096 1.8x); of long rows so many that they stay in the second-level cache. Else each unit packs the rows
@@ -163,6 +163,16 @@ def tree_posterior_sample(evidence, tree, n, seed, numbers):
     array = strings.numpy()
     _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior_sample(*grammar, seed, at.start, array[at]))
     return strings
+
+
+def tree_map(evidence, tree):
+    """Leaves (B, L) of the most probable derivations, int8 (int16 where Q > 127), -1 where impossible, and log_p (B,) float64."""
+    B, L = evidence.shape[:2]
+    strings = np.empty((B, 1, L), np.int8 if len(tree.root) <= 127 else np.int16)
+    log_p = np.empty(B)
+    logs = [part.log().numpy() for part in (tree.weights, tree.root, tree.channels)]
+    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_map(*grammar, *logs, strings[at], log_p[at]))
+    return torch.from_numpy(strings[:, 0]), torch.from_numpy(log_p)
 
 
 def _tree_blocks(evidence, tree, work):

@@ -45,7 +45,7 @@ class GroupedRules {
       --rule.exponent;
     }
   }
-  TreeRuleGroups view() const { return {rules_.data(), begin_.data(), number_.data(), count_, longest_}; }
+  TreeRuleGroups view() const { return {rules_.data(), begin_.data(), number_.data(), count_, longest_, nullptr}; }
 
  private:
   int64_t count_, longest_;
@@ -57,12 +57,14 @@ class GroupedRules {
 template <int S>
 class Grammar {
  public:
-  Grammar(const int16_t* rules, const double* weights, const int64_t* offsets, int64_t depth, int64_t Q) {
+  Grammar(const int16_t* rules, const double* weights, const double* log_weights, const int64_t* offsets, int64_t depth,
+          int64_t Q) {
     for (int64_t level = 0; level < depth; ++level) {
       const int64_t first = offsets[level], R = offsets[level + 1] - first;
       for (int key = 0; key <= S; ++key) {
         if (R > 0) blocks_.emplace_back(rules + (S + 1) * first, weights + first, R, Q, key);
         levels_.push_back(R > 0 ? blocks_.back().view() : levels_[levels_.size() - S - 1]);
+        if (R > 0 && log_weights != nullptr) levels_.back().log_weights = log_weights + first;
       }
     }
   }
@@ -76,7 +78,7 @@ class Grammar {
 // The channels of the nodes that hang on the root, each as rules from the root's symbol to the node's.
 class Channels {
  public:
-  Channels(const double* channels, int64_t hung, int64_t Q) {
+  Channels(const double* channels, const double* log_channels, int64_t hung, int64_t Q) {
     std::vector<int16_t> pairs;
     for (int64_t r = 0; r < Q; ++r)
       for (int64_t c = 0; c < Q; ++c) pairs.insert(pairs.end(), {static_cast<int16_t>(r), static_cast<int16_t>(c)});
@@ -84,6 +86,7 @@ class Channels {
       for (int key = 0; key < 2; ++key) {
         blocks_.emplace_back(pairs.data(), channels + j * Q * Q, Q * Q, Q, key);
         views_.push_back(blocks_.back().view());
+        if (log_channels != nullptr) views_.back().log_weights = log_channels + j * Q * Q;
       }
     }
   }
@@ -97,7 +100,7 @@ class Channels {
 // A grammar as arrays, checked. root relative to its largest entry.
 struct Model {
   const int16_t* rules;
-  const double *weights, *channels;
+  const double *weights, *channels, *log_weights = nullptr, *log_channels = nullptr;
   const int64_t* offsets;
   std::vector<TreePrior> root;
 
@@ -163,10 +166,10 @@ struct Model {
  private:
   template <int S>
   int64_t with_rules(Isa isa, TreeBatch& batch) const {
-    const Grammar<S> grammar(rules, weights, offsets, batch.depth, batch.Q);
+    const Grammar<S> grammar(rules, weights, log_weights, offsets, batch.depth, batch.Q);
     int64_t hung = batch.top > 0, numbers = 0, width = 1;
     for (int64_t d = 0; d < batch.top; ++d) hung *= S;
-    const Channels grouped(channels, hung, batch.Q);
+    const Channels grouped(channels, log_channels, hung, batch.Q);
     batch.rules = grammar.levels(), batch.channels = grouped.views(), batch.choices = batch.Q;
     std::vector<int64_t> start;
     int64_t most = 0;
@@ -238,6 +241,15 @@ int64_t tree_posterior_entry(const std::string& isa_name, const py::array& evide
   return model.run(isa, batch);
 }
 
+void check_strings(py::array& strings, TreeBatch& batch) {
+  batch.strings.wide = py::isinstance<py::array_t<int16_t>>(strings);
+  require(batch.strings.wide || py::isinstance<py::array_t<int8_t>>(strings), "strings: want int8 or int16");
+  require(batch.strings.wide || batch.Q <= 127, "strings: want int16 for more than 127 symbols");
+  require(strings.ndim() == 3 && strings.shape(0) == batch.B && strings.shape(2) == batch.L && contiguous(strings),
+          "strings: want a C-contiguous (B, n, L) array");
+  batch.strings.tokens = strings.mutable_data();
+}
+
 int64_t tree_posterior_sample_entry(const std::string& isa_name, const py::array& evidence,
                                     const py::array_t<int16_t>& rules, const Doubles& weights,
                                     const Int64& level_offsets, const Doubles& root, const Doubles& channels,
@@ -246,13 +258,30 @@ int64_t tree_posterior_sample_entry(const std::string& isa_name, const py::array
   TreeBatch batch{};
   const Model model(rules, weights, level_offsets, root, channels, batch);
   check_evidence(evidence, batch);
-  batch.strings.wide = py::isinstance<py::array_t<int16_t>>(strings);
-  require(batch.strings.wide || py::isinstance<py::array_t<int8_t>>(strings), "strings: want int8 or int16");
-  require(batch.strings.wide || batch.Q <= 127, "strings: want int16 for more than 127 symbols");
-  require(strings.ndim() == 3 && strings.shape(0) == batch.B && strings.shape(2) == batch.L && contiguous(strings),
-          "strings: want a C-contiguous (B, n, L) array");
+  check_strings(strings, batch);
   batch.strings.n = strings.shape(1), batch.strings.seed = seed, batch.strings.first = first;
-  batch.strings.tokens = strings.mutable_data();
+  py::gil_scoped_release unlocked;
+  DefaultFpState fp_state;
+  return model.run(isa, batch);
+}
+
+int64_t tree_map_entry(const std::string& isa_name, const py::array& evidence, const py::array_t<int16_t>& rules,
+                       const Doubles& weights, const Int64& level_offsets, const Doubles& root, const Doubles& channels,
+                       const Doubles& log_weights, const Doubles& log_root, const Doubles& log_channels,
+                       py::array& strings, Doubles& log_p) {
+  const Isa isa = parse_isa(isa_name);
+  TreeBatch batch{};
+  Model model(rules, weights, level_offsets, root, channels, batch);
+  check_evidence(evidence, batch);
+  check_strings(strings, batch);
+  require(strings.shape(1) == 1, "strings: want one of each sample");
+  check_vector(log_p, batch.B, "log_p: want a C-contiguous (B,) array");
+  require(log_weights.size() == weights.size() && log_root.size() == batch.Q &&
+              log_channels.size() == channels.size() && contiguous(log_weights) && contiguous(log_root) &&
+              contiguous(log_channels),
+          "log_weights, log_root, log_channels: want the logarithms of the probabilities");
+  model.log_weights = log_weights.data(), model.log_channels = log_channels.data();
+  batch.log_prior = log_root.data(), batch.log_z = log_p.mutable_data();
   py::gil_scoped_release unlocked;
   DefaultFpState fp_state;
   return model.run(isa, batch);
@@ -274,6 +303,11 @@ void bind_tree_posterior(py::module_& m) {
         py::arg("root").noconvert(), py::arg("channels").noconvert(), py::arg("seed"), py::arg("first"),
         py::arg("strings").noconvert(),
         "Fills strings, by the numbers of samples from `first`; returns -1, or the first sample that is refused.");
+  m.def("tree_map", &tree_map_entry, py::arg("isa"), py::arg("evidence").noconvert(), py::arg("rules").noconvert(),
+        py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(), py::arg("root").noconvert(),
+        py::arg("channels").noconvert(), py::arg("log_weights").noconvert(), py::arg("log_root").noconvert(),
+        py::arg("log_channels").noconvert(), py::arg("strings").noconvert(), py::arg("log_p").noconvert(),
+        "Fills strings (B, 1, L) and log_p; returns -1, or the first sample that is refused.");
 }
 
 }  // namespace biasgen

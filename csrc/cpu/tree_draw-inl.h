@@ -1,4 +1,4 @@
-// Strings from the posterior of one sample, whose messages towards the root are there.
+// Strings from the posterior of one sample, whose messages towards the root are there, by its random numbers.
 #pragma once
 #include <cstdint>
 
@@ -65,6 +65,17 @@ int64_t weigh(const TreeRuleGroups& groups, int64_t symbol, const Entry* childre
   return n;
 }
 
+// A string to its row, or -1 where there is none.
+inline void write_string(const TreeStrings& strings, int64_t row, const int16_t* tokens, int64_t L, bool possible) {
+  for (int64_t i = 0; i < L; ++i) {
+    const int16_t token = possible ? tokens[i] : int16_t{-1};
+    if (strings.wide)
+      static_cast<int16_t*>(strings.tokens)[row * L + i] = token;
+    else
+      static_cast<int8_t*>(strings.tokens)[row * L + i] = static_cast<int8_t>(token);
+  }
+}
+
 // batch.strings.n strings of one sample.
 template <int S>
 void draw(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space, int lane, int64_t sample) {
@@ -79,9 +90,7 @@ void draw(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space, in
                           int64_t{entry.exponent[lane]} + batch.root[a].exponent};
     }
     const int64_t root = choose(space.weights, Q, numbers.next());
-    if (root < 0) {
-      for (int64_t i = 0; i < L; ++i) nodes[i] = -1;
-    } else {
+    if (root >= 0) {
       nodes[0] = static_cast<int16_t>(root);
       for (int64_t j = 0; j < tree.hung(); ++j) {
         const TreeRuleGroups& channel = batch.channels[2 * j];
@@ -105,13 +114,7 @@ void draw(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space, in
         children = above;
       }
     }
-    const int64_t at = (sample * strings.n + k) * L;
-    for (int64_t i = 0; i < L; ++i) {
-      if (strings.wide)
-        static_cast<int16_t*>(strings.tokens)[at + i] = nodes[i];
-      else
-        static_cast<int8_t*>(strings.tokens)[at + i] = static_cast<int8_t>(nodes[i]);
-    }
+    write_string(strings, sample * strings.n + k, nodes, L, root >= 0);
   }
 }
 

@@ -4,13 +4,14 @@
 
 #include "cpu/tree_draw-inl.h"
 #include "cpu/tree_leaves-inl.h"
+#include "cpu/tree_map-inl.h"
 
 namespace biasgen {
 inline namespace BIASGEN_ISA {
 namespace {
 
-// A share below 2^-126 is 0; asked before the division, which would be slow where it gives such a number. A little more,
-// so that rounding gives none.
+// A share below 2^-126 is 0; asked before the division, which would be slow where it gives such a number. A little
+// more, so that rounding gives none.
 constexpr float kFlushed = 0x1.00001p-126f;
 
 // Marginals of a node (Q vectors, one after the other): outside * inside, divided by their sum; below 2^-126, and
@@ -258,6 +259,11 @@ inline void stream(float* to, const float* from, int64_t count) {
 
 template <int S>
 int64_t run(const TreeBatch& batch) {
+  if (batch.log_prior != nullptr)
+    return batch.type == TreeEvidence::float64   ? run_map<S, double>(batch)
+           : batch.type == TreeEvidence::float32 ? run_map<S, float>(batch)
+           : batch.type == TreeEvidence::int16   ? run_map<S, int16_t>(batch)
+                                                 : run_map<S, int8_t>(batch);
   const Tree<S> tree(batch);
   const Space<S> space(batch, tree);
   const auto read = batch.type == TreeEvidence::float64   ? read_leaves<S, double>

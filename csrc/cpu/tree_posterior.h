@@ -17,10 +17,11 @@ struct TreeRule {
 // Rules grouped by one symbol: those of symbol s are rules[begin[s]] .. rules[begin[s + 1] - 1], each a TreeRule<S>.
 struct TreeRuleGroups {
   const void* rules;
-  const int64_t* begin;   // (Q + 1,)
-  const int64_t* number;  // of each rule in its level
-  int64_t count;          // numbers of the level; those that are not listed have weight 0
-  int64_t longest;        // rules of one symbol, at most
+  const int64_t* begin;       // (Q + 1,)
+  const int64_t* number;      // of each rule in its level
+  int64_t count;              // numbers of the level; those that are not listed have weight 0
+  int64_t longest;            // rules of one symbol, at most
+  const double* log_weights;  // by number; for the most probable derivations alone
 };
 
 // An entry of the root's prior relative to its largest; zero is mantissa 0.
@@ -37,7 +38,8 @@ enum class TreeEvidence {
 };  // fields (B, L, Q), or tokens (B, L), -1 where none was seen
 enum class TreeOutput { none, leaves, all, rules };  // marginals, each with the ones before it
 
-// Strings from the posteriors, in place of marginals where n >= 0.
+// Strings from the posteriors, in place of marginals where n >= 0; or the most probable derivations (batch.log_prior),
+// one for each sample.
 struct TreeStrings {
   int64_t n = -1;  // of each sample
   uint64_t seed;
@@ -64,9 +66,10 @@ struct TreeBatch {
   double* log_z;              // (B,)
   bool* impossible;           // (B,)
   TreeStrings strings;
-  int64_t choices;        // of a string's root, node or symbol, at most
-  void* scratch;          // 64-byte aligned
-  int64_t scratch_bytes;  // tree_posterior_scratch
+  const double* log_prior;  // (Q,), where the most probable derivations are wanted; log_z then takes their logarithms
+  int64_t choices;          // of a string's root, node or symbol, at most
+  void* scratch;            // 64-byte aligned
+  int64_t scratch_bytes;    // tree_posterior_scratch
 };
 
 // Exponents are int32: the fields of a sample may spread over this many bits, summed over its leaves, and no more.
