@@ -41,19 +41,19 @@ struct Grouped {
     }
     begin.push_back(static_cast<int64_t>(rules.size()));
   }
-  TreeRuleGroups view() const { return {rules.data(), begin.data(), number.data(), count, longest}; }
+  TreeRuleGroups view() const { return {rules.data(), begin.data(), number.data(), count, longest, nullptr}; }
 };
 
-// The probability of a string of leaves below a symbol.
+// The probability of a string of leaves below a symbol; or of its most probable derivation.
 template <int S>
-double probability(const std::vector<Rule<S>>& rules, int64_t symbol, const int64_t* leaves, int64_t L) {
+double probability(const std::vector<Rule<S>>& rules, int64_t symbol, const int64_t* leaves, int64_t L, bool most) {
   if (L == 1) return leaves[0] == symbol;
   double sum = 0;
   for (const Rule<S>& rule : rules) {
     if (rule.symbol[0] != symbol) continue;
     double p = rule.weight;
-    for (int c = 0; c < S; ++c) p *= probability(rules, rule.symbol[c + 1], leaves + c * (L / S), L / S);
-    sum += p;
+    for (int c = 0; c < S; ++c) p *= probability(rules, rule.symbol[c + 1], leaves + c * (L / S), L / S, most);
+    sum = most ? std::max(sum, p) : sum + p;
   }
   return sum;
 }

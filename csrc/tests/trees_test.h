@@ -23,6 +23,7 @@ struct TestTree {
   std::vector<TreeRuleGroups> levels, channels;
   std::vector<TreePrior> root;
   std::vector<int64_t> rule_start;
+  std::vector<double> log_weights, log_channel, log_root;
 
   TestTree(int64_t Q, int64_t L, int64_t top) : Q(Q), L(L), top(top), root(Q, {1.0f, 0}) {
     for (int64_t s = 0; s < Q; ++s) {
@@ -46,6 +47,11 @@ struct TestTree {
     }
     for (int64_t j = 0; j < hung; ++j)
       for (const auto& group : channel_groups) channels.push_back(group.view());
+    for (const auto& rule : rules) log_weights.push_back(std::log(rule.weight));
+    for (const auto& rule : channel) log_channel.push_back(std::log(rule.weight));
+    for (auto& level : levels) level.log_weights = log_weights.data();
+    for (auto& node : channels) node.log_weights = log_channel.data();
+    log_root.assign(Q, -std::log(double(Q)));
   }
 
   TreeBatch batch(int64_t B, TreeOutput output) const {
@@ -60,23 +66,22 @@ struct TestTree {
     return batch;
   }
 
-  // The probability of a string.
-  double prior(const int64_t* leaves) const {
+  // The probability of a string, or of its most probable derivation.
+  double prior(const int64_t* leaves, bool most = false) const {
     double sum = 0;
     for (int64_t r = 0; r < Q; ++r) {
-      if (top == 0) {
-        sum += probability(rules, r, leaves, L);
-        continue;
-      }
       double p = 1;
+      if (top == 0) p = probability(rules, r, leaves, L, most);
       for (int64_t j = 0; j < hung; ++j) {
         double node = 0;
-        for (const auto& rule : channel)
-          if (rule.symbol[0] == r)
-            node += rule.weight * probability(rules, rule.symbol[1], leaves + j * (L / hung), L / hung);
+        for (const auto& rule : channel) {
+          if (rule.symbol[0] != r) continue;
+          const double one = rule.weight * probability(rules, rule.symbol[1], leaves + j * (L / hung), L / hung, most);
+          node = most ? std::max(node, one) : node + one;
+        }
         p *= node;
       }
-      sum += p;
+      sum = most ? std::max(sum, p) : sum + p;
     }
     return sum / double(Q);
   }
@@ -141,14 +146,20 @@ void check_tree(const Kernels& kernel, const TestTree<S>& tree, int64_t B, const
   batch.evidence = evidence, batch.type = type, batch.scratch = space.get();
   batch.strings.n = n, batch.strings.tokens = drawn.data();
   check(kernel.tree_posterior(batch) == -1, "no sample is refused, strings");
+  std::vector<int8_t> likeliest(B * L);
+  std::vector<double> log_p(B);
+  batch.strings.n = -1, batch.strings.tokens = likeliest.data();
+  batch.log_prior = tree.log_root.data(), batch.log_z = log_p.data();
+  check(kernel.tree_posterior(batch) == -1, "no sample is refused, most probable derivations");
   for (int64_t b = 0; b < B; ++b) {
     std::vector<double> mass(row);
-    double z = 0;
+    double z = 0, most = 0;
     for (int64_t s = 0; s < strings; ++s) {
       double p = prior[s];
       for (int64_t i = 0; i < L; ++i) p *= std::exp(field[b * row + i * Q + leaves[s * L + i]]);
       for (int64_t i = 0; i < L; ++i) mass[i * Q + leaves[s * L + i]] += p;
       z += p;
+      if (p > 0) most = std::max(most, p / prior[s] * tree.prior(&leaves[s * L], true));
     }
     check(found.impossible[b] == (z == 0), "impossible");
     check(z == 0 ? found.log_z[b] == -INFINITY : std::fabs(found.log_z[b] - std::log(z)) < 1e-5, "log_z");
@@ -156,6 +167,14 @@ void check_tree(const Kernels& kernel, const TestTree<S>& tree, int64_t B, const
       const double want = z == 0 ? 0 : mass[i] / z;
       check(std::fabs(static_cast<double>(found.marginals[b * row + i]) - want) <= 1e-5 * want, "marginals");
     }
+    check(z == 0 ? log_p[b] == -INFINITY : std::fabs(log_p[b] - std::log(most)) < 1e-9, "largest probability");
+    double reached = 0;
+    if (z > 0) {
+      const std::vector<int64_t> string(&likeliest[b * L], &likeliest[b * L] + L);
+      reached = tree.prior(string.data(), true);
+      for (int64_t i = 0; i < L; ++i) reached *= std::exp(field[b * row + i * Q + string[i]]);
+    }
+    check(std::fabs(reached - most) <= 1e-9 * most, "the string that reaches it");
     for (int64_t k = 0; k < n; ++k) {
       const int8_t* string = &drawn[(b * n + k) * L];
       for (int64_t i = 0; i < L; ++i)
