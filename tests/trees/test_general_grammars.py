@@ -8,23 +8,7 @@ from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.oracle import tree_posterior as oracle
 from biasgen.results import TreePosterior
 from biasgen.testing import assert_posterior_close
-
-
-def grammar_of(seed, q, s, depth, per_parent):
-    """Ambiguous: children drawn without regard to other parents; rules in no order; the last two levels share; a root with a zero."""
-    rng = np.random.default_rng(seed)
-    rules, weights, offsets = [], [], [0]
-    for _ in range(max(1, depth - 1)):
-        codes = np.concatenate([rng.choice(q**s, per_parent, replace=False) for _ in range(q)])
-        order = rng.permutation(len(codes))
-        rows = np.column_stack([np.repeat(np.arange(q), per_parent), codes[:, None] // q ** np.arange(s) % q])
-        rules.append(rows[order])
-        weights.append(rng.dirichlet(np.ones(per_parent), q).ravel()[order])
-        offsets.append(offsets[-1] + len(rows))
-    offsets += [offsets[-1]] * (depth + 1 - len(offsets))
-    root = rng.dirichlet(np.ones(q))
-    root[0] = 0 if q > 1 else 1
-    return TreeGrammar.from_rules(q, depth, np.concatenate(rules), np.concatenate(weights), level_offsets=offsets, root=root / root.sum())
+from tests.tree_problems import arguments, grammar_of
 
 
 def field_of(grammar, n, seed=0):
@@ -33,10 +17,6 @@ def field_of(grammar, n, seed=0):
     field[rng.random(field.shape) < 0.05] = -np.inf
     field[-1, 0] = -np.inf
     return field
-
-
-def arguments(grammar):
-    return grammar.rules, grammar.weights, grammar.level_offsets, grammar.root
 
 
 @pytest.mark.parametrize(
