@@ -104,6 +104,15 @@ def evidence_of(grammar, seed=0, scales=(0.3, 1e3)):
     return field, tokens
 
 
+def swept(depth):
+    """{name: grammar} of the sweep over hard fields."""
+    return {
+        "paper's": TreeGrammar.random(depth=depth),
+        "hierarchy": TreeGrammar.random_hierarchy(16, 4, 2, depth),
+        "ambiguous": grammar_of(depth, 5, 2, depth, 6),
+    }
+
+
 def call(op, grammar, implementation, log_field=None, **options):
     """The op with this grammar on this backend; the test is skipped only where the backend says that it has no kernel for that."""
     try:

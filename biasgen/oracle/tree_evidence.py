@@ -23,9 +23,9 @@ def draw_leaves(rng, n, depth, rules, weights, level_offsets=None, root=None):
 def hard_fields(seed, depth, rules, weights, level_offsets=None, root=None, *, n=1, scales=SCALES):
     """{(scale, kind, form): (n, L, Q) float64}.
 
-    kind, where the field is large: "allowed", one symbol of each leaf, on the grammar; "forbidden", the same but for one family that no rule
-    has (any, where all have a rule); "random", a symbol of each leaf at random; "normal", normal numbers; "positive", every symbol,
-    by once to twice as much. form: "plain"; "excluded", with a fifth of the symbols at -inf, but a string of the grammar left;
+    kind, where the field is large: "allowed", at one symbol of each leaf, on the grammar; "forbidden", so but for one family that no rule
+    has (any, where all have one); "random", at a symbol of each leaf at random; "normal", normal numbers; "positive", at every symbol,
+    once to twice the scale. form: "plain"; "excluded", with a fifth of the symbols at -inf, but a string of the grammar left;
     "masked", no symbol told from the others, each leaf at some constant; "impossible", one leaf without symbols, or, every other time, a
     family that no rule has.
     """

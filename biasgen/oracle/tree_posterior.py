@@ -45,7 +45,7 @@ def derived(symbol, levels):
 
 
 def every_derivation(depth, rules, weights, level_offsets=None, root=None, channels=None):
-    """Derivations of a grammar; channels (nodes, Q, Q): those of the tree whose nodes of one level hang on the root, without levels between."""
+    """Derivations of a grammar; channels (nodes, Q, Q): of the tree whose nodes of one level hang on the root, without levels between."""
     Q = int(np.max(np.asarray(rules)[:, 0])) + 1
     levels, root = blocks(rules, weights, level_offsets, depth), np.full(Q, 1 / Q) if root is None else root
     hung = 0 if channels is None else len(channels)
