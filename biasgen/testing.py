@@ -49,8 +49,8 @@ def assert_posterior_close(actual: Any, expected: Any) -> None:
 
 
 def posterior_errors(actual: Any, expected: Any) -> tuple[float, float]:
-    """How far `actual` (TreePosterior) is from `expected`, as for assert_posterior_close: the worst relative error of a marginal, those below
-    2^-126 aside, and the worst error of log_z as a share of what is promised, impossible evidence aside. NaN where anything is NaN."""
+    """How far `actual` (TreePosterior) is from `expected`, both as for assert_posterior_close: worst relative error of a marginal, those
+    below 2^-126 aside, and the worst error of log_z as a share of what is promised, impossible evidence aside. NaN where there is one."""
     marginals, log_z, impossible = (np.asarray(x) for x in expected[:3])
     kept = marginals >= 2 * TOLERANCES["marginals"]["smallest"]
     error = abs(np.asarray(actual.marginals, np.float64) - marginals)[kept] / marginals[kept]
