@@ -88,7 +88,7 @@ class TreeGrammar:
     @classmethod
     def random_hierarchy(cls, v: int = 16, m: int = 4, s: int = 2, depth: int = 4, seed: int = 0) -> "TreeGrammar":
         """The Random Hierarchy Model (Cagnetta et al., arXiv 2307.02129): at each level of its own, every one of v symbols has m equally
-        likely s-tuples, all v m distinct. Level d draws them by the numbers of sample d, step 0, purpose DATA of ops/philox.py.
+        likely s-tuples, all v m distinct. Level d draws them by the numbers of sample d, steps 0, 1 .., purpose DATA of ops/philox.py.
         """
         if s not in ARITIES:
             raise ValueError(f"s: want 2, 3 or 4 children, got {s}")
@@ -100,9 +100,11 @@ class TreeGrammar:
         levels = []
         for level in range(depth):
             tuples: dict[int, None] = {}   # in the order drawn; drawn again until all differ
+            step = 0
             while len(tuples) < v * m:
-                u = philox.uniforms(seed, n=1, count=2 * v * m, offset=level, step=len(tuples), purpose=philox.DATA)[0]
+                u = philox.uniforms(seed, n=1, count=2 * v * m, offset=level, step=step, purpose=philox.DATA)[0]
                 tuples |= dict.fromkeys(np.minimum((u * v**s).astype(np.int64), v**s - 1).tolist())
+                step += 1
             codes = np.array(list(tuples)[: v * m])
             children = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
             levels.append(np.concatenate([np.repeat(np.arange(v), m)[:, None], children], 1))

@@ -4,6 +4,7 @@ import pytest
 from scipy import stats
 
 from biasgen import TreeGrammar
+from biasgen.ops import philox
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.oracle import tree_posterior as oracle
 from biasgen.results import TreePosterior
@@ -91,6 +92,21 @@ def test_random_hierarchy():
     np.testing.assert_allclose(grammar.transitions.sum((2, 3, 4)), 1)
     assert len(TreeGrammar.random_hierarchy(v=3, m=9, s=3, depth=1).rules) == 27   # every tuple is used
     assert TreeGrammar.random_hierarchy(v=200, m=2, depth=2).sample(3).dtype == np.int16
+
+
+def test_random_hierarchy_that_needs_every_tuple(monkeypatch):
+    """A draw that brings none of those that are missing is not drawn again."""
+    drawn, uniforms = set(), philox.uniforms
+
+    def once(seed, **counters):
+        key = seed, counters["offset"], counters["step"]
+        assert key not in drawn
+        drawn.add(key)
+        return uniforms(seed, **counters)
+
+    monkeypatch.setattr(philox, "uniforms", once)
+    for seed in range(20):
+        assert len(TreeGrammar.random_hierarchy(v=2, m=2, depth=5, seed=seed).rules) == 20
 
 
 TWO_LEVELS = np.array([(0, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0)])
