@@ -100,15 +100,16 @@ exponents of their own: errors grow with the depth, not with the field.
 
 
 def draw_curves(worst: dict[tuple[Any, ...], np.ndarray]) -> Any:
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    for number, (backend, isa) in enumerate((next(implementations()), list(implementations())[-1])):
+    figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
+    for backend, isa in (next(implementations()), list(implementations())[-1]):
         for depth in DEPTHS:
             at = worst[depth, backend, isa, "leaves"][:, 0]
-            axis.loglog(SCALES, at, "o-" if number else "s:", color=plt.cm.viridis(depth / 12), label=f"{backend} {isa}, depth {depth}")
+            style = {"marker": "o"} if isa else {"marker": "s", "linestyle": ":"}
+            axis.loglog(SCALES, at, color=plt.cm.viridis(depth / 12), label=f"{backend} {isa}".strip() + f", depth {depth}", **style)
     axis.axhline(TOLERANCES["marginals"]["relative"], color="red", label="promised")
     axis.set_xlabel("scale of the field, nats")
     axis.set_ylabel("worst relative error of a leaf's marginal")
-    axis.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=7, loc="outside right")
     return figure
 
 

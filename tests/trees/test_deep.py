@@ -96,7 +96,7 @@ def outputs(grammar, implementation, what, field, tokens):
 
 @pytest.mark.parametrize("what", ["leaves", "all", None, "rules", "factorized", "tokens", "most probable", "strings"])
 @pytest.mark.parametrize("s", [2, 3, 4])
-def test_bits_do_not_depend_on_the_batch(implementation, s, what):
+def test_bits_do_not_depend_on_the_batch(implementation, s, what, monkeypatch):
     if implementation == "torch":
         pytest.skip("promised of the native kernels; torch's vectorized tails may differ")
     grammar = grammar_of(s, 5, s, 3, 4)
@@ -108,3 +108,6 @@ def test_bits_do_not_depend_on_the_batch(implementation, s, what):
             continue
         for part, values in zip(outputs(grammar, implementation, what, field[start:stop], tokens[start:stop]), whole, strict=True):
             np.testing.assert_array_equal(part, values[start:stop])
+    monkeypatch.setattr("biasgen.backends.cpu_backend.FIELD_BLOCK", 1)   # blocks of 16
+    for part, values in zip(outputs(grammar, implementation, what, field, tokens), whole, strict=True):
+        np.testing.assert_array_equal(part, values)
