@@ -174,3 +174,24 @@ def test_children_that_are_independent_given_their_parent(implementation):
     grammar = TreeGrammar.from_transitions(3, left[:, :, None] * right[:, None])
     field = evidence_of(grammar)[0]
     assert_output(posterior(grammar.factorized(1), implementation, field), oracle.tree_posterior(field, *arguments(grammar)))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+@pytest.mark.parametrize("s", [2, 3])
+def test_weights_far_below_one(implementation, s, k):
+    """1e-100 of a rule, of a root's symbol, of a channel: nothing that evidence leaves is lost."""
+    rng = np.random.default_rng(s)
+    q = 3
+    table = 10.0 ** rng.uniform(-100, 0, (q, q**s))
+    table[rng.random(table.shape) < 0.3] = 0
+    table[:, 0] = 1
+    table /= table.sum(1, keepdims=True)
+    root = np.array([1e-90, 1e-20, 1.0])
+    grammar = TreeGrammar.from_transitions(2, table.reshape(q, *(q,) * s), root=root / root.sum()).factorized(k)
+    field = np.concatenate([scale * rng.standard_normal((8, s * s, q)) for scale in (1, 300)])
+    field[rng.random(field.shape) < 0.4] = -np.inf
+    tokens = rng.integers(-1, q, (16, s * s))
+    for given in ({"log_field": field}, {"log_field": None, "tokens": tokens}):
+        expected = oracle.tree_posterior(**given, **model(grammar), levels="rules")
+        assert not expected[2].all()
+        assert_output(posterior(grammar, implementation, **given, levels="rules"), expected)
