@@ -42,12 +42,25 @@ def assert_posterior_close(actual: Any, expected: Any) -> None:
     possible = ~impossible
     assert (got_log_z[impossible] == -np.inf).all(), "log_z: want -inf where the evidence is impossible"
     error = abs(np.where(possible, got_log_z, 0) - np.where(possible, log_z, 0))
-    absolute, per_leaf, relative = TOLERANCES["log_z"].values()
-    allowed = max(absolute, per_leaf * marginals.shape[-2]) + relative * abs(np.where(possible, log_z, 0))
-    wrong = ~(error <= allowed)
+    wrong = ~(error <= _log_z_tolerance(marginals, np.where(possible, log_z, 0)))
     if wrong.any():
         at = tuple(np.argwhere(wrong)[0].tolist())
         raise AssertionError(f"log_z: {wrong.sum()} samples beyond the promise, first {at}: {got_log_z[at]} for {log_z[at]}")
+
+
+def posterior_errors(actual: Any, expected: Any) -> tuple[float, float]:
+    """How far `actual` (TreePosterior) is from `expected`, both as for assert_posterior_close: worst relative error of a marginal, those
+    below 2^-126 aside, and the worst error of log_z as a share of what is promised, impossible evidence aside. NaN where there is one."""
+    marginals, log_z, impossible = (np.asarray(x) for x in expected[:3])
+    kept = marginals >= 2 * TOLERANCES["marginals"]["smallest"]
+    error = abs(np.asarray(actual.marginals, np.float64) - marginals)[kept] / marginals[kept]
+    off = abs(np.asarray(actual.log_z)[~impossible] - log_z[~impossible]) / _log_z_tolerance(marginals, log_z[~impossible])
+    return float(error.max(initial=0)), float(off.max(initial=0))
+
+
+def _log_z_tolerance(marginals: np.ndarray, log_z: np.ndarray) -> np.ndarray:
+    absolute, per_leaf, relative = TOLERANCES["log_z"].values()
+    return max(absolute, per_leaf * marginals.shape[-2]) + relative * abs(log_z)
 
 
 def assert_denoised_close(actual: Any, expected: Any, rows: Any) -> None:

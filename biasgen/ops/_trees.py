@@ -111,13 +111,13 @@ def checked(
         evidence = _mixed(as_tensor(log_field).detach(), _checked_tokens(tokens, Q))
     if temperature != 1:
         tree = tree._replace(**{name: _cooled(getattr(tree, name), temperature, name) for name in ("weights", "root", "channels")})
-        evidence = evidence.double() / temperature if evidence.dtype.is_floating_point else evidence
+        evidence = _cooled_field(evidence, temperature) if evidence.dtype.is_floating_point else evidence
     return evidence.contiguous(), tree
 
 
 def _checked_tokens(tokens: Any, Q: int) -> torch.Tensor:
     index = widened(as_tensor(tokens))
-    if index.dtype.is_floating_point or index.dtype == torch.bool:
+    if index.dtype.is_floating_point or index.dtype in (torch.bool, torch.uint64):
         raise ValueError(f"tokens: want integers, got {index.dtype}")
     if index.numel():
         low, high = (int(end) for end in torch.aminmax(index))
@@ -142,6 +142,13 @@ def _cooled(p: torch.Tensor, temperature: float, name: str) -> torch.Tensor:
     if bool(((power == 0) & (p > 0)).any()):
         raise ValueError(f"temperature: {temperature} is so low that {name} of {float(p[p > 0].min()):.3g} vanish")
     return power
+
+
+def _cooled_field(field: torch.Tensor, temperature: float) -> torch.Tensor:
+    cold = field.double() / temperature
+    if bool((cold.isinf() & ~field.isinf()).any()):   # -inf would exclude the symbol
+        raise ValueError(f"temperature: {temperature} is so low that log_field leaves the range of float64")
+    return cold
 
 
 def checked_tree(
@@ -181,8 +188,13 @@ def _channels(channels: Any, Q: int, depth: int, s: int) -> np.ndarray:
     counts = [0, *(s**k for k in range(1, depth + 1))]
     if table.ndim != 3 or table.shape[1:] != (Q, Q) or len(table) not in counts or table.dtype.kind != "f":
         raise ValueError(f"channels: want ({s}^k, {Q}, {Q}) floats, k <= {depth}, got {table.dtype} of shape {table.shape}")
-    if not (table >= 0).all() or not (abs(table.sum(2, dtype=np.float64) - 1) <= 1e-9).all():
-        raise ValueError("channels: want probabilities that sum to 1 over the symbols of a node")
+    off = np.where((table >= 0).all(2), abs(table.sum(2, dtype=np.float64) - 1), np.inf)
+    if not (off <= 1e-9).all():
+        node, symbol = np.unravel_index(off.argmax(), off.shape)   # that of NaN, where there is any
+        raise ValueError(
+            f"channels: want probabilities that sum to 1 over the symbols of a node, got {table[node, symbol].tolist()} for node {node}, "
+            f"root {symbol}"
+        )
     return np.array(table, np.float64, order="C")
 
 

@@ -10,6 +10,7 @@ import torch
 from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
+from biasgen.ops._rows import dtype_name
 from biasgen.ops._trees import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
 from biasgen.ops.tree_map import tree_map
 from biasgen.ops.tree_posterior import tree_posterior
@@ -77,6 +78,7 @@ class TreeGrammar:
                 f"transitions: want a (q, q, q) table, 2 to 4 axes after the parent's, or {depth} of them, got "
                 f"{', '.join(str(table.shape) for table in tables)}"
             )
+        _check_depth(len(shape) - 1, depth)
         rules = [np.argwhere(table) for table in tables]
         weights = np.concatenate([table[tuple(rows.T)] for table, rows in zip(tables, rules, strict=True)])
         ends = np.cumsum([0, *map(len, rules)])
@@ -86,7 +88,7 @@ class TreeGrammar:
     @classmethod
     def random_hierarchy(cls, v: int = 16, m: int = 4, s: int = 2, depth: int = 4, seed: int = 0) -> "TreeGrammar":
         """The Random Hierarchy Model (Cagnetta et al., arXiv 2307.02129): at each level of its own, every one of v symbols has m equally
-        likely s-tuples, all v m distinct. Level d draws them by the numbers of sample d, step 0, purpose DATA of ops/philox.py.
+        likely s-tuples, all v m distinct. Level d draws them by the numbers of sample d, steps 0, 1 .., purpose DATA of ops/philox.py.
         """
         if s not in ARITIES:
             raise ValueError(f"s: want 2, 3 or 4 children, got {s}")
@@ -98,9 +100,11 @@ class TreeGrammar:
         levels = []
         for level in range(depth):
             tuples: dict[int, None] = {}   # in the order drawn; drawn again until all differ
+            step = 0
             while len(tuples) < v * m:
-                u = philox.uniforms(seed, n=1, count=2 * v * m, offset=level, step=len(tuples), purpose=philox.DATA)[0]
+                u = philox.uniforms(seed, n=1, count=2 * v * m, offset=level, step=step, purpose=philox.DATA)[0]
                 tuples |= dict.fromkeys(np.minimum((u * v**s).astype(np.int64), v**s - 1).tolist())
+                step += 1
             codes = np.array(list(tuples)[: v * m])
             children = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
             levels.append(np.concatenate([np.repeat(np.arange(v), m)[:, None], children], 1))
@@ -165,7 +169,7 @@ class TreeGrammar:
         """The model of BP_k: the nodes of level k are drawn each by itself given the root, from their true law given it, and the rules hold
         below. k = 0 is this grammar, k = depth makes the leaves independent given the root. Posterior and log_prob are exact for it.
         """
-        if not 0 <= k <= self.depth:
+        if k not in range(self.depth + 1):
             raise ValueError(f"k: want 0..{self.depth}, got {k}")
         if 8 * self.arity**k * self.q**2 > 1 << 30:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
@@ -274,12 +278,16 @@ class TreeGrammar:
 
     def _check_evidence(self, log_field: np.ndarray | torch.Tensor | None, tokens: np.ndarray | torch.Tensor | None) -> None:
         for name, given, shape in (("log_field", log_field, (self.length, self.q)), ("tokens", tokens, (self.length,))):
-            if given is not None and (given.ndim not in (len(shape), len(shape) + 1) or tuple(given.shape[-len(shape) :]) != shape):
+            if given is None:
+                continue
+            dtype_name(given, name)   # TypeError for another kind of object
+            if given.ndim not in (len(shape), len(shape) + 1) or tuple(given.shape[-len(shape) :]) != shape:
                 sizes = ", ".join(map(str, shape))
                 raise ValueError(f"{name}: want (B, {sizes}) or ({sizes}{',' * (len(shape) == 1)}), got {tuple(given.shape)}")
 
     def _check_tokens(self, tokens: np.ndarray | torch.Tensor) -> None:
         """Whole strings: every leaf seen."""
+        dtype_name(tokens, "tokens")   # TypeError for another kind of object
         if tokens.ndim != 2 or tokens.shape[1] != self.length:
             raise ValueError(f"tokens: want (n, {self.length}), got {tuple(tokens.shape)}")
         low = int(tokens.min()) if math.prod(tokens.shape) else 0

@@ -4,27 +4,12 @@ import pytest
 from scipy import stats
 
 from biasgen import TreeGrammar
+from biasgen.ops import philox
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.oracle import tree_posterior as oracle
 from biasgen.results import TreePosterior
 from biasgen.testing import assert_posterior_close
-
-
-def grammar_of(seed, q, s, depth, per_parent):
-    """Ambiguous: children drawn without regard to other parents; rules in no order; the last two levels share; a root with a zero."""
-    rng = np.random.default_rng(seed)
-    rules, weights, offsets = [], [], [0]
-    for _ in range(max(1, depth - 1)):
-        codes = np.concatenate([rng.choice(q**s, per_parent, replace=False) for _ in range(q)])
-        order = rng.permutation(len(codes))
-        rows = np.column_stack([np.repeat(np.arange(q), per_parent), codes[:, None] // q ** np.arange(s) % q])
-        rules.append(rows[order])
-        weights.append(rng.dirichlet(np.ones(per_parent), q).ravel()[order])
-        offsets.append(offsets[-1] + len(rows))
-    offsets += [offsets[-1]] * (depth + 1 - len(offsets))
-    root = rng.dirichlet(np.ones(q))
-    root[0] = 0 if q > 1 else 1
-    return TreeGrammar.from_rules(q, depth, np.concatenate(rules), np.concatenate(weights), level_offsets=offsets, root=root / root.sum())
+from tests.tree_problems import arguments, grammar_of
 
 
 def field_of(grammar, n, seed=0):
@@ -33,10 +18,6 @@ def field_of(grammar, n, seed=0):
     field[rng.random(field.shape) < 0.05] = -np.inf
     field[-1, 0] = -np.inf
     return field
-
-
-def arguments(grammar):
-    return grammar.rules, grammar.weights, grammar.level_offsets, grammar.root
 
 
 @pytest.mark.parametrize(
@@ -111,6 +92,21 @@ def test_random_hierarchy():
     np.testing.assert_allclose(grammar.transitions.sum((2, 3, 4)), 1)
     assert len(TreeGrammar.random_hierarchy(v=3, m=9, s=3, depth=1).rules) == 27   # every tuple is used
     assert TreeGrammar.random_hierarchy(v=200, m=2, depth=2).sample(3).dtype == np.int16
+
+
+def test_random_hierarchy_that_needs_every_tuple(monkeypatch):
+    """A draw that brings none of those that are missing is not drawn again."""
+    drawn, uniforms = set(), philox.uniforms
+
+    def once(seed, **counters):
+        key = seed, counters["offset"], counters["step"]
+        assert key not in drawn
+        drawn.add(key)
+        return uniforms(seed, **counters)
+
+    monkeypatch.setattr(philox, "uniforms", once)
+    for seed in range(20):
+        assert len(TreeGrammar.random_hierarchy(v=2, m=2, depth=5, seed=seed).rules) == 20
 
 
 TWO_LEVELS = np.array([(0, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0)])
