@@ -47,8 +47,8 @@ def sample_tokens(
 def has_kernel(grammar: TreeGrammar) -> bool:
     """Are these the rules of the paper's grammar, for which whole trajectories are compiled?"""
     paper = TreeGrammar.random()
-    alike = (grammar.q, grammar.depth) == (paper.q, paper.depth) and {*map(tuple, grammar.rules)} == {*map(tuple, paper.rules)}
-    return alike and int(grammar.level_offsets[1]) == len(grammar.rules) and bool((grammar.root == grammar.root[0]).all())
+    sizes = [(g.q, g.depth, g.top, {*map(tuple, g.rules)}) for g in (grammar, paper)]
+    return sizes[0] == sizes[1] and int(grammar.level_offsets[1]) == len(grammar.rules) and bool((grammar.root == grammar.root[0]).all())
 
 
 def step_levels(grammar: TreeGrammar, schedule: Schedule, times: list[int]) -> np.ndarray:
