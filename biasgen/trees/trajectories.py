@@ -44,6 +44,11 @@ def sample_tokens(
     return made["strings"].long()
 
 
+def rows_a_block(grammar: TreeGrammar) -> int:
+    """Rows that one thread takes through all levels at once: they stay in cache, and torch gives them to no other thread."""
+    return max(1, (1 << 15) // (grammar.length * grammar.q))
+
+
 def has_kernel(grammar: TreeGrammar) -> bool:
     """Are these the rules of the paper's grammar, for which whole trajectories are compiled?"""
     paper = TreeGrammar.random()
