@@ -1,4 +1,4 @@
-"""Samples of the exact denoiser: diffusion.sampler's, in one launch where a CUDA device has the kernel."""
+"""Samples of the exact denoiser: diffusion.sampler's, block by block on every thread, or in one launch on a CUDA device."""
 import math
 from itertools import pairwise
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from biasgen import backends
+from biasgen.backends._blocks import run_blocks
 from biasgen.backends._cuda_trees import LEVEL
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
@@ -15,7 +16,7 @@ from biasgen.trees.grammar import TreeGrammar
 
 
 def sample_tokens(
-    grammar: TreeGrammar,
+    denoiser: TreeDenoiser | TreeGrammar,
     schedule: Schedule,
     n: int,
     *,
@@ -26,22 +27,35 @@ def sample_tokens(
     t_start: int | None = None,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """(n, L) int64: diffusion.sampler.sample_tokens of TreeDenoiser(grammar), arguments as there; U-turns with start and t_start.
+    """(n, L) int64: diffusion.sampler.sample_tokens of the denoiser (a grammar stands for its own), arguments as there; U-turns with start
+    and t_start.
 
-    On a CUDA device whose backend runs, the paper's grammar (rules of TreeGrammar.random(), any weights) takes one launch: the same noise
-    within 4 ulp and the same denoiser within 1e-5, so almost all rows are equal to the CPU's. Elsewhere step by step.
+    On the CPU each thread takes blocks of rows through all the steps; the rows are those of the sampler, to the bit where the denoiser's do
+    not depend on their batch (docs/exactness.md). On a CUDA device whose backend runs, the paper's grammar (rules of
+    TreeGrammar.random(), any weights) takes one launch: the same noise within 4 ulp and the same denoiser within 1e-5, so almost all rows
+    are equal to the CPU's.
+
+    Memory beyond the result: on the CPU about 80 L Q bytes a row of the blocks in work, which are rows_a_block(grammar) a thread.
     """
-    device = torch.device(device)
+    denoiser = denoiser if isinstance(denoiser, TreeDenoiser) else TreeDenoiser(denoiser)
+    grammar, device = denoiser.grammar, torch.device(device)
     module, _ = backends.load("cuda")
-    if module is None or device.type != "cuda" or not has_kernel(grammar):
-        return sampler.sample_tokens(
-            TreeDenoiser(grammar), schedule, n, shape=(grammar.length, grammar.q), steps=steps, seed=seed, offset=offset, start=start,
-            t_start=t_start, device=device,
+    if module is not None and device.type == "cuda" and denoiser.compat is None and has_kernel(grammar):
+        philox.check(seed, n=n, offset=offset)
+        levels, arguments = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=device)
+        made = module.tree_trajectory(grammar.rules, grammar.weights, levels, n=n, device=device, seed=seed, offset=offset, **arguments)
+        return made["strings"].long()
+    shape = grammar.length, grammar.q
+    tokens = torch.empty((n, grammar.length), dtype=torch.int64, device=device)
+
+    def work(first: int, stop: int) -> None:
+        tokens[first:stop] = sampler.sample_tokens(
+            denoiser, schedule, stop - first, shape=shape, steps=steps, seed=seed, offset=offset + first,
+            start=None if start is None else start[first:stop], t_start=t_start, batch_size=stop - first, device=device,
         )
-    philox.check(seed, n=n, offset=offset)
-    levels, arguments = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=device)
-    made = module.tree_trajectory(grammar.rules, grammar.weights, levels, n=n, device=device, seed=seed, offset=offset, **arguments)
-    return made["strings"].long()
+
+    run_blocks(work, n, rows_a_block(grammar) if device.type == "cpu" else max(n, 1))
+    return tokens
 
 
 def rows_a_block(grammar: TreeGrammar) -> int:

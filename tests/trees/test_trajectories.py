@@ -1,0 +1,72 @@
+"""Samples of the exact denoiser, block by block: the rows of the plain loop, whatever the blocks and threads."""
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from biasgen import Schedule, TreeDenoiser, TreeGrammar, _settings
+from biasgen.diffusion import sampler
+from biasgen.ops import philox
+from biasgen.trees import trajectories
+
+GRAMMAR, SCHEDULE = TreeGrammar.random(), Schedule.linear()
+BLOCK = trajectories.rows_a_block(GRAMMAR)
+N = 2 * BLOCK + 5
+
+
+def plain(denoiser, n, **options):
+    return sampler.sample_tokens(denoiser, SCHEDULE, n, shape=(16, 6), batch_size=n, **options)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("compat", [None, "paper"])
+def test_the_rows_are_those_of_the_plain_loop(monkeypatch, threads, compat):
+    monkeypatch.setattr(_settings, "_num_threads", threads)
+    denoiser, options = TreeDenoiser(GRAMMAR, compat=compat), {"steps": 6, "seed": 3, "offset": 7}
+    want = plain(denoiser, N, **options)
+    found = trajectories.sample_tokens(denoiser if compat else GRAMMAR, SCHEDULE, N, **options)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, want)
+    assert not torch.equal(found[:BLOCK], found[BLOCK : 2 * BLOCK])
+    turn = {"steps": 4, "start": np.random.default_rng(0).integers(0, 6, (N, 16)), "t_start": 30}
+    assert torch.equal(trajectories.sample_tokens(denoiser, SCHEDULE, N, **turn), plain(denoiser, N, **turn))
+    assert trajectories.sample_tokens(denoiser, SCHEDULE, 0, steps=2).shape == (0, 16)
+
+
+def test_factorized_denoisers_are_sampled_as_such():
+    denoiser = TreeDenoiser(GRAMMAR, factorized=3)
+    assert torch.equal(trajectories.sample_tokens(denoiser, SCHEDULE, 40, steps=5), plain(denoiser, 40, steps=5))
+    assert trajectories.has_kernel(GRAMMAR)
+    assert not trajectories.has_kernel(GRAMMAR.factorized(3))     # the kernel is the whole tree's
+
+
+def test_no_more_than_a_block_is_ever_in_work(monkeypatch):
+    """What a step needs is bounded by the block, and small enough that torch starts no threads of its own."""
+    seen, posterior = [], TreeGrammar.posterior
+
+    def spy(self, field):
+        seen.append((len(field), threading.get_ident()))
+        return posterior(self, field)
+
+    monkeypatch.setattr(TreeGrammar, "posterior", spy)
+    for threads in (1, 2):
+        monkeypatch.setattr(_settings, "_num_threads", threads)
+        seen.clear()
+        trajectories.sample_tokens(GRAMMAR, SCHEDULE, N, steps=3)
+        assert sum(rows for rows, _ in seen) == 3 * N
+        assert max(rows for rows, _ in seen) == BLOCK
+        assert BLOCK * 96 <= 32768
+        own = {thread for _, thread in seen} == {threading.get_ident()}
+        assert own == (threads == 1)
+
+
+def test_noise_is_made_without_threads_of_torch(monkeypatch):
+    """A forked child would wait for them forever."""
+    sizes, cos = [], torch.cos
+    monkeypatch.setattr(torch, "cos", lambda angle, out: (sizes.append(angle.numel()), cos(angle, out=out)))
+    for n, count in ((1, 200_001), (5000, 97), (0, 3), (3, 0)):
+        whole = philox.normals(2, n=n, count=count, step=1)
+        assert whole.shape == (n, count)
+    assert max(sizes) <= 32768
+    np.testing.assert_array_equal(philox.normals(2, n=1, count=7, offset=4000, step=1)[0], philox.normals(2, n=4001, count=7, step=1)[-1])
