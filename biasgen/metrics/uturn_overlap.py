@@ -44,7 +44,7 @@ def uturn_overlap(
     rows = widened(rows)
     n, L = rows.shape
     on_tree = isinstance(denoiser, TreeDenoiser)
-    if on_tree and L != denoiser.grammar.length:
+    if on_tree and denoiser.grammar.length != L:
         raise ValueError(f"starts: want (n, {denoiser.grammar.length}) tokens for this grammar, got {tuple(rows.shape)}")
     lowest, highest = (int(symbol) for symbol in rows.aminmax())
     Q = Q or (denoiser.grammar.q if on_tree else highest + 1)

@@ -97,6 +97,7 @@ def test_floored_grammars_keep_levels_root_and_arity():
     floored = rhm.floored(1e-16)
     assert len(floored.rules) == 2 * 81
     np.testing.assert_allclose(floored.transitions, rhm.transitions + 1e-16, rtol=0, atol=1e-30)
+    assert GRAMMAR.factorized(2).floored(1e-16).top == 2
     rooted = TreeGrammar.from_rules(6, 4, GRAMMAR.rules, GRAMMAR.weights, root=np.array([1.0, 0, 0, 0, 0, 0])).floored(1e-16)
     assert rooted.root.tolist() == [1, 0, 0, 0, 0, 0]
     assert len(rooted.rules) == 216
