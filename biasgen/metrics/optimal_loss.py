@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from biasgen.backends._blocks import run_blocks
 from biasgen.diffusion import Schedule, forward_process, one_hot
 from biasgen.ops import philox
 from biasgen.results import LevelCurve, Result
 from biasgen.statistics.bootstrap import redrawn_sums
 from biasgen.statistics.intervals import reflected
 from biasgen.trees import TreeDenoiser, TreeGrammar
-from biasgen.trees.trajectories import rows_a_block
+from biasgen.trees.trajectories import by_rows
 
 _REDRAWS = 999
 _SMALLEST = 2.0**-126   # what is smaller, a posterior gives as 0 (docs/exactness.md)
@@ -77,7 +76,7 @@ def _curve(
             right = exact(x_t, level).double()
             values[first:stop, column] = of_tables(right, model(x_t, level).double() if factorized else right).numpy()
 
-    run_blocks(work, n, rows_a_block(grammar))
+    by_rows(work, n, grammar)
     over_steps = values.mean(1)
     columns = np.concatenate([over_steps[:, None], values], 1)
     redrawn = redrawn_sums(columns, _REDRAWS, np.random.default_rng(seed)) / n

@@ -1,18 +1,21 @@
 """Samples of the exact denoiser: diffusion.sampler's, block by block on every thread, or in one launch on a CUDA device."""
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import torch
 
 from biasgen import backends
-from biasgen.backends._blocks import run_blocks
+from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._cuda_trees import LEVEL
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
 from biasgen.ops import philox
 from biasgen.trees.denoiser import TreeDenoiser
 from biasgen.trees.grammar import TreeGrammar
+
+BLOCK_NUMBERS = 1 << 17   # of x_t: 1365 rows of 16 x 6; a quarter of that takes 20 % longer a row
 
 
 def sample_tokens(
@@ -35,7 +38,7 @@ def sample_tokens(
     TreeGrammar.random(), any weights) takes one launch: the same noise within 4 ulp and the same denoiser within 1e-5, so almost all rows
     are equal to the CPU's.
 
-    Memory beyond the result: on the CPU about 80 L Q bytes a row of the blocks in work, which are rows_a_block(grammar) a thread.
+    Memory beyond the result: on the CPU about 80 bytes for each of BLOCK_NUMBERS numbers a thread, 10 MiB.
     """
     denoiser = denoiser if isinstance(denoiser, TreeDenoiser) else TreeDenoiser(denoiser)
     grammar, device = denoiser.grammar, torch.device(device)
@@ -51,16 +54,33 @@ def sample_tokens(
     def work(first: int, stop: int) -> None:
         tokens[first:stop] = sampler.sample_tokens(
             denoiser, schedule, stop - first, shape=shape, steps=steps, seed=seed, offset=offset + first,
-            start=None if start is None else start[first:stop], t_start=t_start, batch_size=stop - first, device=device,
+            start=None if start is None else start[first:stop], t_start=t_start, batch_size=max(1, stop - first), device=device,
         )
 
-    run_blocks(work, n, rows_a_block(grammar) if device.type == "cpu" else max(n, 1))
+    if device.type == "cpu":
+        by_rows(work, n, grammar)
+    else:
+        work(0, n)
     return tokens
 
 
-def rows_a_block(grammar: TreeGrammar) -> int:
-    """Rows that one thread takes through all levels at once: they stay in cache, and torch gives them to no other thread."""
-    return max(1, (1 << 15) // (grammar.length * grammar.q))
+def by_rows(work: Callable[[int, int], None], n: int, grammar: TreeGrammar) -> None:
+    """work(start, stop) for blocks of 0..n rows on all threads, each alone: torch gives no part of a block to a thread of its own.
+
+    A step costs a quarter of a millisecond however few its rows, of which a block takes BLOCK_NUMBERS / (L Q) at most.
+    """
+    threads = torch.get_num_threads()
+
+    def alone(start: int, stop: int) -> None:
+        torch.set_num_threads(1)   # holds for this thread and those that begin after it
+        work(start, stop)
+
+    most = max(1, BLOCK_NUMBERS // (grammar.length * grammar.q))
+    turns = -(-n // (num_threads() * most))   # of each thread; all as long, so that they end together
+    try:
+        run_blocks(alone, n, max(1, -(-n // max(1, num_threads() * turns))))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def has_kernel(grammar: TreeGrammar) -> bool:

@@ -5,8 +5,8 @@ import torch
 
 from biasgen import Schedule, TreeDenoiser, TreeGrammar, _settings
 from biasgen.diffusion import forward_process, one_hot
-from biasgen.metrics import optimal_loss as module
 from biasgen.metrics.optimal_loss import factorization_kl, optimal_loss
+from biasgen.trees import trajectories
 
 GRAMMAR, SCHEDULE = TreeGrammar.random(), Schedule.linear()
 STEPS = [25, 40, 50, 60, 75, 90, 100, 150, 250, 500]
@@ -85,7 +85,7 @@ def test_a_sequence_keeps_its_numbers(monkeypatch):
     one = optimal_loss(GRAMMAR, SCHEDULE, t=[90], n=700)
     np.testing.assert_array_equal(one.value, whole.value[1:])
     monkeypatch.setattr(_settings, "_num_threads", 3)
-    monkeypatch.setattr(module, "rows_a_block", lambda grammar: 97)
+    monkeypatch.setattr(trajectories, "BLOCK_NUMBERS", 97 * 96)
     np.testing.assert_array_equal(optimal_loss(GRAMMAR, SCHEDULE, t=[60, 90], n=700).value, whole.value)
 
 

@@ -11,8 +11,13 @@ from biasgen.ops import philox
 from biasgen.trees import trajectories
 
 GRAMMAR, SCHEDULE = TreeGrammar.random(), Schedule.linear()
-BLOCK = trajectories.rows_a_block(GRAMMAR)
-N = 2 * BLOCK + 5
+BLOCK = 50
+N = 2 * BLOCK + 5     # in three turns of one thread, one each of three
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(trajectories, "BLOCK_NUMBERS", BLOCK * 96 + 95)
 
 
 def plain(denoiser, n, **options):
@@ -42,23 +47,29 @@ def test_factorized_denoisers_are_sampled_as_such():
 
 
 def test_no_more_than_a_block_is_ever_in_work(monkeypatch):
-    """What a step needs is bounded by the block, and small enough that torch starts no threads of its own."""
-    seen, posterior = [], TreeGrammar.posterior
+    """What a step needs is bounded by the block, and torch works on it with one thread."""
+    seen, posterior, before = [], TreeGrammar.posterior, torch.get_num_threads()
 
     def spy(self, field):
-        seen.append((len(field), threading.get_ident()))
+        seen.append((len(field), threading.get_ident(), torch.get_num_threads()))
         return posterior(self, field)
 
     monkeypatch.setattr(TreeGrammar, "posterior", spy)
-    for threads in (1, 2):
-        monkeypatch.setattr(_settings, "_num_threads", threads)
-        seen.clear()
-        trajectories.sample_tokens(GRAMMAR, SCHEDULE, N, steps=3)
-        assert sum(rows for rows, _ in seen) == 3 * N
-        assert max(rows for rows, _ in seen) == BLOCK
-        assert BLOCK * 96 <= 32768
-        own = {thread for _, thread in seen} == {threading.get_ident()}
-        assert own == (threads == 1)
+    torch.set_num_threads(2)
+    try:
+        for threads in (1, 2, None):
+            monkeypatch.setattr(_settings, "_num_threads", threads)
+            seen.clear()
+            trajectories.sample_tokens(GRAMMAR, SCHEDULE, N, steps=3)
+            assert sum(rows for rows, *_ in seen) == 3 * N
+            assert max(rows for rows, *_ in seen) <= BLOCK
+            assert len(seen) == 3 * (3 if threads == 1 else 4)     # two threads end together
+            assert {inside for *_, inside in seen} == {1}
+            own = {thread for _, thread, _ in seen} == {threading.get_ident()}
+            assert own == (threads == 1)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_noise_is_made_without_threads_of_torch(monkeypatch):
