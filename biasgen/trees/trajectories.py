@@ -43,7 +43,7 @@ def sample_tokens(
     denoiser = denoiser if isinstance(denoiser, TreeDenoiser) else TreeDenoiser(denoiser)
     grammar, device = denoiser.grammar, torch.device(device)
     module, _ = backends.load("cuda")
-    if module is not None and device.type == "cuda" and denoiser.compat is None and has_kernel(grammar):
+    if module is not None and device.type == "cuda" and has_kernel(grammar):
         philox.check(seed, n=n, offset=offset)
         levels, arguments = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=device)
         made = module.tree_trajectory(grammar.rules, grammar.weights, levels, n=n, device=device, seed=seed, offset=offset, **arguments)
@@ -54,7 +54,7 @@ def sample_tokens(
     def work(first: int, stop: int) -> None:
         tokens[first:stop] = sampler.sample_tokens(
             denoiser, schedule, stop - first, shape=shape, steps=steps, seed=seed, offset=offset + first,
-            start=None if start is None else start[first:stop], t_start=t_start, batch_size=max(1, stop - first), device=device,
+            start=None if start is None else start[first:stop], t_start=t_start, batch_size=most_rows(grammar), device=device,
         )
 
     if device.type == "cpu":
@@ -67,7 +67,7 @@ def sample_tokens(
 def by_rows(work: Callable[[int, int], None], n: int, grammar: TreeGrammar) -> None:
     """work(start, stop) for blocks of 0..n rows on all threads, each alone: torch gives no part of a block to a thread of its own.
 
-    A step costs a quarter of a millisecond however few its rows, of which a block takes BLOCK_NUMBERS / (L Q) at most.
+    A step costs a quarter of a millisecond however few its rows.
     """
     threads = torch.get_num_threads()
 
@@ -75,12 +75,16 @@ def by_rows(work: Callable[[int, int], None], n: int, grammar: TreeGrammar) -> N
         torch.set_num_threads(1)   # holds for this thread and those that begin after it
         work(start, stop)
 
-    most = max(1, BLOCK_NUMBERS // (grammar.length * grammar.q))
-    turns = -(-n // (num_threads() * most))   # of each thread; all as long, so that they end together
+    turns = -(-n // (num_threads() * most_rows(grammar)))   # of each thread; all as long, so that they end together
     try:
         run_blocks(alone, n, max(1, -(-n // max(1, num_threads() * turns))))
     finally:
         torch.set_num_threads(threads)
+
+
+def most_rows(grammar: TreeGrammar) -> int:
+    """Of a block."""
+    return max(1, BLOCK_NUMBERS // (grammar.length * grammar.q))
 
 
 def has_kernel(grammar: TreeGrammar) -> bool:
