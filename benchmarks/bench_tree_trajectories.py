@@ -1,4 +1,4 @@
-"""Reverse trajectories of the exact denoiser, noise and steps included, against the loop that an expert would write in torch. Gate: 1.7x."""
+"""Trajectories of the exact denoiser, noise and steps included, against the loop that an expert would write in torch. Gate: 4.7x."""
 from itertools import pairwise
 
 import torch
@@ -9,7 +9,7 @@ from biasgen.diffusion import reverse_times
 from biasgen.diffusion.process import reverse_step
 from biasgen.trees.trajectories import sample_tokens
 
-GATE = 1.7
+GATE = 4.7
 GRAMMAR, SCHEDULE = biasgen.TreeGrammar.random(), biasgen.Schedule.linear()
 TRANSITIONS = torch.from_numpy(GRAMMAR.transitions).float()
 

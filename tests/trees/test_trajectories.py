@@ -7,7 +7,6 @@ import torch
 
 from biasgen import Schedule, TreeDenoiser, TreeGrammar, _settings
 from biasgen.diffusion import sampler
-from biasgen.ops import philox
 from biasgen.trees import trajectories
 
 GRAMMAR, SCHEDULE = TreeGrammar.random(), Schedule.linear()
@@ -70,14 +69,3 @@ def test_no_more_than_a_block_is_ever_in_work(monkeypatch):
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_noise_is_made_without_threads_of_torch(monkeypatch):
-    """A forked child would wait for them forever."""
-    sizes, cos = [], torch.cos
-    monkeypatch.setattr(torch, "cos", lambda angle, out: (sizes.append(angle.numel()), cos(angle, out=out)))
-    for n, count in ((1, 200_001), (5000, 97), (0, 3), (3, 0)):
-        whole = philox.normals(2, n=n, count=count, step=1)
-        assert whole.shape == (n, count)
-    assert max(sizes) <= 32768
-    np.testing.assert_array_equal(philox.normals(2, n=1, count=7, offset=4000, step=1)[0], philox.normals(2, n=4001, count=7, step=1)[-1])
