@@ -17,6 +17,7 @@
 #include "cpu/isa.h"
 #include "cpu/knn.h"
 #include "cpu/tree_posterior.h"
+#include "tests/philox_check.h"
 #include "tests/tree_rules.h"
 
 using namespace biasgen;
@@ -32,12 +33,13 @@ struct Kernels {
   decltype(&baseline::floats_within) floats_within;
   decltype(&baseline::pair_values) pair_values;
   decltype(&baseline::tree_posterior) tree_posterior;
+  decltype(&baseline::philox_normals) philox_normals;
 };
 
 #define KERNELS(isa)                                                                                   \
   Kernels {                                                                                            \
     isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
-        isa::pair_values, isa::tree_posterior                                                          \
+        isa::pair_values, isa::tree_posterior, isa::philox_normals                                     \
   }
 
 Kernels kernels(Isa isa) {
@@ -365,6 +367,10 @@ int main(int argc, char** argv) {
       test_tree<2, float>(kernel, B, L, Q);
       test_tree<2, double>(kernel, B, L, Q);
     }
+    doing = level + ", normals";
+    for (const auto& [n, blocks] :
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 24}, {5, 13}, {64, 1}, {2, 256}, {0, 3}, {3, 0}})
+      check_normals(kernel.philox_normals, n, blocks, check);
     doing = level + ", tree with three children";
     test_tree<3, float>(kernel, 17, 9, 2);
     test_tree<3, double>(kernel, 5, 3, 4);
