@@ -15,7 +15,7 @@ from biasgen.ops import philox
 from biasgen.trees.denoiser import TreeDenoiser
 from biasgen.trees.grammar import TreeGrammar
 
-BLOCK_NUMBERS = 1 << 17   # of x_t: 1365 rows of 16 x 6; a quarter of that takes 20 % longer a row
+BLOCK_NUMBERS = 1 << 17   # of x_t: 1365 rows of 16 x 6; a quarter of that takes half as long again a row
 
 
 def sample_tokens(
