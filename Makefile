@@ -16,7 +16,7 @@ help:
 	@echo "make test       every test (ARGS='-k knn' for some)"
 	@echo "make lint       ruff, clang-format, codespell"
 	@echo "make bench      kernels against what an expert would write, with the gates asserted (ARGS=--smoke: small sizes, no gates)"
-	@echo "make figures    the studies of size, power, peers and errors, about an hour: docs/studies"
+	@echo "make figures    the studies of size, power, peers, errors and the paper's code, about an hour: docs/studies"
 	@echo "make sanitize   the native kernels under ASan, UBSan and valgrind; what their objects show the linker"
 	@echo "make gpu-check  on a machine with a GPU: builds with PYTHON, proves every kernel on the device and measures it, under 8 minutes"
 	@echo "make gpu-registers  compiles every GPU kernel and writes docs/gpu_registers.md"
@@ -32,7 +32,7 @@ bench: $(READY)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m pytest benchmarks -s $(ARGS)
 
 figures: $(READY)
-	for study in null dose demo peers tree_errors; do $(PY) -m benchmarks.studies.$$study || exit 1; done
+	for study in null dose demo peers tree_errors floor paper; do $(PY) -m benchmarks.studies.$$study || exit 1; done
 
 # With the Python that has torch for the GPU; nothing is installed but into build/.
 gpu-check:

@@ -105,6 +105,17 @@ class Result:
 
 
 @dataclass(frozen=True)
+class LevelCurve:
+    """A mean over sequences at several noise levels. t (S,) steps of the schedule; value (S,); interval (S, 2), 95 %, of each by itself;
+    mean: over the steps, each as likely, with per_sample (n,)."""
+
+    t: Any
+    value: Any
+    interval: Any
+    mean: Result
+
+
+@dataclass(frozen=True)
 class SplitResult:
     """Two models trained on disjoint sets A and B, compared. Every number is the mean of both models.
 

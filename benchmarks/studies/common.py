@@ -61,8 +61,8 @@ def table(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (heading, aligned, *lines))
 
 
-def write(folder: Path, name: str, text: str, figure: Any, started: float, seed: int) -> None:
-    """docs/studies/<name>.md and .png."""
+def write(folder: Path, name: str, text: str, figure: Any | None, started: float, seed: int) -> None:
+    """docs/studies/<name>.md and .png, if it has a picture."""
     folder.mkdir(parents=True, exist_ok=True)
     minutes = (time.perf_counter() - started) / 60
     made = (
@@ -70,4 +70,5 @@ def write(folder: Path, name: str, text: str, figure: Any, started: float, seed:
         f"made by `python -m benchmarks.studies.{name}` (all of them: `make figures`)."
     )
     (folder / f"{name}.md").write_text(f"{text.rstrip()}\n\n{made}\n")
-    figure.savefig(folder / f"{name}.png", dpi=110)
+    if figure is not None:
+        figure.savefig(folder / f"{name}.png", dpi=110)

@@ -50,6 +50,11 @@ def isa() -> str:
     return forced or levels[-1]
 
 
+def normals(out, seed, first, step, purpose):
+    """Fills out, (n, 4 blocks) float32, with the normals of samples first .. first + n: see biasgen/ops/philox.py."""
+    _cpu.philox_normals(isa(), seed, first, step, purpose, out)
+
+
 def knn(query, prepared, k, max_memory=None):
     """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
 

@@ -6,6 +6,8 @@ is read or moved.
 """
 import numpy as np
 
+from biasgen.backends import cpu_backend
+
 DATA, START, FORWARD, REVERSE, TIME, POSTERIOR = range(6)
 """Purposes: streams that must not meet although seed, sample and step are equal."""
 
@@ -41,9 +43,14 @@ def uniforms(seed: int, **counters: int) -> np.ndarray:
     return (words(seed, **counters) + 0.5) / 2.0**32
 
 
-def normals(seed: int, *, n: int, count: int, **counters: int) -> np.ndarray:
+def normals(seed: int, *, n: int, count: int, offset: int = 0, step: int = 0, purpose: int = DATA) -> np.ndarray:
     """(n, count) float32, standard normal: Box-Muller on word pairs in float64, rounded. Arguments as for words."""
-    u = uniforms(seed, n=n, count=count + count % 2, **counters)
+    check(seed, n=n, offset=offset, step=step)
+    if cpu_backend.probe() is None:
+        z = np.empty((n, -(-count // 4) * 4), np.float32)
+        cpu_backend.normals(z, seed, offset, step, purpose)
+        return z[:, :count]
+    u = uniforms(seed, n=n, count=count + count % 2, offset=offset, step=step, purpose=purpose)
     radius, angle = np.sqrt(-2.0 * np.log(u[:, 0::2])), 2.0 * np.pi * u[:, 1::2]
     z = np.empty(u.shape, np.float32)
     z[:, 0::2] = radius * np.cos(angle)

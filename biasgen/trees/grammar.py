@@ -11,7 +11,7 @@ from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import ARITIES, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
+from biasgen.ops._trees import ARITIES, MASKED, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
 from biasgen.ops.tree_map import tree_map
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.ops.tree_posterior_sample import tree_posterior_sample
@@ -175,6 +175,18 @@ class TreeGrammar:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
         return replace(self, top=k)
 
+    def floored(self, floor: float) -> "TreeGrammar":
+        """All q**(1 + s) rules at every level, each weight larger by `floor`, 0 < floor <= 1e-16: what is forbidden becomes possible at
+        that price. 1e-16 is the number that the authors' code adds before it takes logarithms (docs/paper_differences.md).
+        """
+        if not 0 < floor <= 1e-16:   # weights stay normalized to rounding
+            raise ValueError(f"floor: want a weight in (0, 1e-16], got {floor}")
+        if self.q ** (1 + self.arity) > MAX_RULES:
+            raise ValueError(f"floor: want at most {MAX_RULES} rules, got all {self.q}**{1 + self.arity}")
+        table = self.transitions + floor
+        tables = table if table.ndim == 1 + self.arity else list(table)
+        return replace(self.from_transitions(self.depth, tables, root=self.root), top=self.top)
+
     @property
     def channels(self) -> np.ndarray:
         """(s**k, q, q) float64, k = top: probability of each node of level k given the root, [node, root, symbol]; (0, q, q) for k = 0."""
@@ -246,12 +258,15 @@ class TreeGrammar:
 
     def posterior(
         self, log_field: np.ndarray | torch.Tensor | None = None, levels: str | None = "leaves", *,
-        tokens: np.ndarray | torch.Tensor | None = None, temperature: float = 1.0,
+        tokens: np.ndarray | torch.Tensor | None = None, temperature: float = 1.0, compat: str | None = None,
     ) -> TreePosterior:
         """Exact marginals and log-evidence given (B, L, Q) or (L, Q) log-fields, tokens (B, L) or (L,) with -1 for leaves that nobody saw,
-        or both: ops.tree_posterior with this grammar. levels: what is wanted, None, "leaves", "all" or "rules".
+        or both: ops.tree_posterior with this grammar. levels: what is wanted, None, "leaves", "all" or "rules". compat: "paper" reads
+        tokens as the authors' code does, where q + 1 stands for a leaf that nobody saw.
         """
         self._check_evidence(log_field, tokens)
+        if compat is not None:
+            tokens = self._paper_tokens(tokens, compat)
         return tree_posterior(
             log_field, self.rules, self.weights, tokens=tokens, temperature=temperature, levels=levels, **self._model()
         )
@@ -284,6 +299,22 @@ class TreeGrammar:
             if given.ndim not in (len(shape), len(shape) + 1) or tuple(given.shape[-len(shape) :]) != shape:
                 sizes = ", ".join(map(str, shape))
                 raise ValueError(f"{name}: want (B, {sizes}) or ({sizes}{',' * (len(shape) == 1)}), got {tuple(given.shape)}")
+
+    def _paper_tokens(self, tokens: np.ndarray | torch.Tensor | None, compat: str) -> np.ndarray | torch.Tensor:
+        """The authors' symbols, -1 where theirs is q + 1."""
+        if compat != "paper":
+            raise ValueError(f"compat: want None or 'paper', got {compat!r}")
+        if tokens is None:
+            raise ValueError("compat: 'paper' is a way to read tokens, got none")
+        symbols = torch.as_tensor(tokens).long()
+        masked = symbols == self.q + 1
+        if bool((~masked & ((symbols < 0) | (symbols >= self.q))).any()):
+            raise ValueError(
+                f"tokens: compat='paper' wants symbols 0..{self.q - 1}, or {self.q + 1} for a leaf that is masked; {self.q} means nothing, "
+                f"got {int(symbols.min())}..{int(symbols.max())}"
+            )
+        symbols = symbols.masked_fill(masked, MASKED)
+        return symbols if isinstance(tokens, torch.Tensor) else symbols.numpy()
 
     def _check_tokens(self, tokens: np.ndarray | torch.Tensor) -> None:
         """Whole strings: every leaf seen."""

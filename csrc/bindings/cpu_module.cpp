@@ -11,5 +11,6 @@ PYBIND11_MODULE(_cpu, m) {
   biasgen::bind_empirical_denoise(m);
   biasgen::bind_knn(m);
   biasgen::bind_knn_floats(m);
+  biasgen::bind_philox(m);
   biasgen::bind_tree_posterior(m);
 }

@@ -9,6 +9,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/knn.h"
+#include "cpu/philox.h"
 #include "cpu/tree_posterior.h"
 
 namespace biasgen {
@@ -22,12 +23,13 @@ struct Kernels {
   decltype(&baseline::floats_within) floats_within;
   decltype(&baseline::pair_values) pair_values;
   decltype(&baseline::tree_posterior) tree_posterior;
+  decltype(&baseline::philox_normals) philox_normals;
 };
 
 #define KERNELS(isa)                                                                                   \
   Kernels {                                                                                            \
     isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
-        isa::pair_values, isa::tree_posterior                                                          \
+        isa::pair_values, isa::tree_posterior, isa::philox_normals                                     \
   }
 
 inline Kernels kernels(Isa isa) {

@@ -18,6 +18,7 @@
 #include "cpu/fp_state.h"
 #include "cpu/isa.h"
 #include "cpu/knn.h"
+#include "tests/philox_check.h"
 #include "tests/trees_test.h"
 
 using namespace biasgen;
@@ -246,6 +247,10 @@ int main(int argc, char** argv) {
       test_tree<2, float>(kernel, B, L, Q);
       test_tree<2, double>(kernel, B, L, Q);
     }
+    doing = level + ", normals";
+    for (const auto& [n, blocks] :
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 24}, {5, 13}, {64, 1}, {2, 256}, {0, 3}, {3, 0}})
+      check_normals(kernel.philox_normals, n, blocks, check);
     doing = level + ", tree with three children";
     test_tree<3, float>(kernel, 17, 9, 2);
     test_tree<3, double>(kernel, 5, 3, 4);

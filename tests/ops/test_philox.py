@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from biasgen.backends import cpu_backend
 from biasgen.ops import philox
 
 GOLDEN_WORDS = [   # the first row also from a scalar implementation in plain integers
@@ -49,10 +50,32 @@ def test_normals_are_normal():
     assert abs(np.corrcoef(z[:-1], z[1:])[0, 1]) < 4 / np.sqrt(len(z))
 
 
+@pytest.mark.skipif(cpu_backend.probe() is not None, reason="no native module")
+@pytest.mark.parametrize("count", [1, 2, 97, 256])
+def test_native_normals_are_those_of_numpy(monkeypatch, count):
+    """The same doubles but for their last bits, which a float32 shows once in some 10^8; every level the same bits."""
+    arguments = {"n": 2000, "count": count, "offset": (1 << 40) - 5, "step": 7, "purpose": philox.REVERSE}
+    native = []
+    for level in cpu_backend._cpu.isa_levels():
+        monkeypatch.setenv("BIASGEN_CPU_ISA", level)
+        native.append(philox.normals((9 << 32) | 3, **arguments))
+        assert native[-1].shape == (2000, count)
+        np.testing.assert_array_equal(native[-1], native[0])
+        assert philox.normals(0, n=0, count=count).shape == (0, count)
+    monkeypatch.setattr(cpu_backend, "probe", lambda: "not today")
+    plain = philox.normals((9 << 32) | 3, **arguments)
+    np.testing.assert_array_max_ulp(native[0], plain, maxulp=1)
+    assert (native[0] != plain).sum() <= 1
+    if count == 256:
+        assert abs(plain).min() < 1e-5
+        assert abs(plain).max() > 4.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [({"seed": -1}, "seed"), ({"seed": 1 << 64}, "seed"), ({"step": 1 << 32}, "step"), ({"offset": 1 << 48}, "offset")],
 )
 def test_bad_counters(arguments, name):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        philox.words(**({"seed": 0, "n": 1, "count": 1} | arguments))
+    for function in (philox.words, philox.normals):
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            function(**({"seed": 0, "n": 1, "count": 1} | arguments))
