@@ -84,8 +84,8 @@ def naive_posterior(transitions: torch.Tensor, log_field: torch.Tensor) -> torch
 
 
 def sparse_log_posterior(rules: torch.Tensor, weights: torch.Tensor, log_field: torch.Tensor) -> torch.Tensor:
-    """The same over the list of rules (R, 3): what one who knows that the table is sparse would write. Each symbol's rules are gathered, the
-    shorter lists filled up with -inf.
+    """The same over the list of rules (R, 3): what one who knows that the table is sparse would write. Each symbol's rules are gathered,
+    the shorter lists filled up with -inf.
     """
     q, depth = log_field.shape[2], log_field.shape[1].bit_length() - 1
 

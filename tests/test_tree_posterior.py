@@ -227,9 +227,11 @@ def test_any_small_tree(implementation, q, depth, seed, data):
     assert_posterior_close(run(implementation, field, rules, weights), expected)
 
 
-def test_a_field_of_denormals(implementation):
+@pytest.mark.parametrize("tiny", [5e-324, 1e-40, 1e-20, 1e-8])
+def test_differences_that_a_half_swallows(implementation, tiny):
     rules, weights = random_grammar(np.random.default_rng(0), 2, 2)
-    field = np.full((1, 4, 2), 5e-324)
+    field = np.random.default_rng(1).choice([0, tiny, -tiny], (8, 4, 2))
+    field[0] = tiny
     assert_posterior_close(run(implementation, field, rules, weights), oracle.enumerate_posterior(field, rules, weights))
 
 

@@ -175,7 +175,8 @@ void read_leaf(const T* columns, int64_t Q, int half, Entry* message, LeafSums& 
     low = bits < low ? bits : low;
     bits = bits > -kMaxSpread ? bits
                               : Double{} - kMaxSpread;  // such a sample is refused, but until then int32 must hold it
-    // To the nearest integer of bits - 1/2, which stands in the low bits of what rounds there; 0 <= fraction <= 1.
+    // To the nearest integer of bits - 1/2, which stands in the low bits of what rounds there; so 0 <= fraction <= 1,
+    // but for bits so small that the half swallows them: then it is these bits, a little below 0.
     const Double rounded = bits - 0.5 + kRounding;
     const Double fraction = bits - (rounded - kRounding);
     const HalfInt whole = __builtin_convertvector((Long)rounded, HalfInt);
@@ -197,7 +198,7 @@ inline void exp2_entries(Entry* entries, int64_t count) {
   const auto fused = [](Float a, Float b, Float c) { return multiply_add(a, b, c); };
   for (int64_t i = 0; i < count; ++i) {
     const Float g = entries[i].mantissa;
-    const auto allowed = g >= 0.0f;
+    const auto allowed = g > -0.5f;
     entries[i].mantissa = allowed ? exp2_mantissa(g, fused) : Float{};
     entries[i].exponent = allowed ? entries[i].exponent : Int{};
   }

@@ -79,7 +79,7 @@ Evidence read_logs(const T* row, int64_t L, int64_t Q, Logs* leaves, int lane) {
 }
 
 template <int S, typename T>
-int64_t run_map(const TreeBatch& batch) {
+__attribute__((noinline)) int64_t run_map(const TreeBatch& batch) {
   const Tree<S> tree(batch);
   const int64_t Q = tree.Q, L = tree.L, row = std::is_floating_point<T>::value ? L * Q : L;
   Logs* const messages = static_cast<Logs*>(batch.scratch);
