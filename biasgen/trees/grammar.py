@@ -86,9 +86,12 @@ class TreeGrammar:
         return cls.from_rules(shape[0], depth, np.concatenate(rules), weights, level_offsets=offsets, root=root)
 
     @classmethod
-    def random_hierarchy(cls, v: int = 16, m: int = 4, s: int = 2, depth: int = 4, seed: int = 0) -> "TreeGrammar":
-        """The Random Hierarchy Model (Cagnetta et al., arXiv 2307.02129): at each level of its own, every one of v symbols has m equally
-        likely s-tuples, all v m distinct. Level d draws them by the numbers of sample d, steps 0, 1 .., purpose DATA of ops/philox.py.
+    def random_hierarchy(
+        cls, v: int = 16, m: int = 4, s: int = 2, depth: int = 4, seed: int = 0, *, shared: bool = False
+    ) -> "TreeGrammar":
+        """The Random Hierarchy Model (Cagnetta et al., arXiv 2307.02129): every one of v symbols has m equally likely s-tuples, all v m
+        distinct; each level has its own, or all have those of the first (shared). Level d draws them by the numbers of sample d, steps
+        0, 1 .., purpose DATA of ops/philox.py.
         """
         if s not in ARITIES:
             raise ValueError(f"s: want 2, 3 or 4 children, got {s}")
@@ -98,7 +101,7 @@ class TreeGrammar:
             raise ValueError(f"m: want 1..v**(s - 1) = {v ** (s - 1)} tuples a symbol, v m <= {MAX_RULES} in all, got {m}")
         _check_depth(s, depth)
         levels = []
-        for level in range(depth):
+        for level in range(1 if shared else depth):
             tuples: dict[int, None] = {}   # in the order drawn; drawn again until all differ
             step = 0
             while len(tuples) < v * m:
@@ -109,7 +112,8 @@ class TreeGrammar:
             children = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
             levels.append(np.concatenate([np.repeat(np.arange(v), m)[:, None], children], 1))
         rules = np.concatenate(levels).astype(np.int16)
-        return cls(v, depth, rules, np.full(len(rules), 1 / m), v * m * np.arange(depth + 1, dtype=np.int64))
+        offsets = None if shared else v * m * np.arange(depth + 1, dtype=np.int64)
+        return cls(v, depth, rules, np.full(len(rules), 1 / m), offsets)
 
     @classmethod
     def random(cls, q: int = 6, depth: int = 4, q_eff: int = 4, sigma: float = 1.0, seed: int = 0) -> "TreeGrammar":
@@ -118,10 +122,9 @@ class TreeGrammar:
         """
         if not 1 <= q_eff <= q:
             raise ValueError(f"q_eff: want 1..q = {q}, got {q_eff}")
-        if not 1 <= depth <= 10:
-            raise ValueError(f"depth: want 1..10, got {depth}")
-        if not 2 <= q <= 64:
-            raise ValueError(f"q: want 2..64, got {q}")
+        _check_depth(2, depth)
+        if not 2 <= q <= MAX_SYMBOLS:
+            raise ValueError(f"q: want 2..{MAX_SYMBOLS}, got {q}")
         if not sigma >= 0:
             raise ValueError(f"sigma: want a standard deviation >= 0, got {sigma}")
         stream = np.random.RandomState(seed)   # the legacy stream: this is what makes the grammar the authors'

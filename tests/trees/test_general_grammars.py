@@ -88,6 +88,10 @@ def test_random_hierarchy():
     assert not np.array_equal(levels[0], levels[1])
     np.testing.assert_array_equal(TreeGrammar.random_hierarchy(8, 4, 3, 3, seed=1).rules, grammar.rules)
     np.testing.assert_allclose(grammar.log_prob(grammar.sample(20)), -np.log(8) - 13 * np.log(4), rtol=1e-6)
+    shared = TreeGrammar.random_hierarchy(8, 4, 3, 3, seed=1, shared=True)
+    np.testing.assert_array_equal(shared.rules, levels[0])
+    np.testing.assert_allclose(shared.log_prob(shared.sample(20)), -np.log(8) - 13 * np.log(4), rtol=1e-6)
+    assert shared.transitions.shape == (8, 8, 8, 8)
     assert grammar.transitions.shape == (3, 8, 8, 8, 8)
     np.testing.assert_allclose(grammar.transitions.sum((2, 3, 4)), 1)
     assert len(TreeGrammar.random_hierarchy(v=3, m=9, s=3, depth=1).rules) == 27   # every tuple is used

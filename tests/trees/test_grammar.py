@@ -100,7 +100,7 @@ def test_level_a_row():
     ("call", "name"),
     [
         (lambda g: TreeGrammar.random(q_eff=7), "q_eff"),
-        (lambda g: TreeGrammar.random(depth=11), "depth"),
+        (lambda g: TreeGrammar.random(depth=13), "depth"),
         (lambda g: TreeGrammar.random(q=1, q_eff=1), "q"),
         (lambda g: TreeGrammar.random(sigma=-1), "sigma"),
         (lambda g: g.sample(-1), "n"),
