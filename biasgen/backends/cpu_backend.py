@@ -152,10 +152,10 @@ def tree_posterior(evidence, tree, levels):
     """
     B, Q = len(evidence), len(tree.root)
     nodes = {None: 0, "leaves": tree.arity**tree.depth}.get(levels, sum(tree.arity**d for d in tree.levels))
-    ruled = sum(tree.arity**d * (tree.rules_of(d).stop - tree.rules_of(d).start) for d in range(tree.factorized, tree.depth))
+    ruled = sum(tree.arity**d * tree.rules_count(d) for d in range(tree.factorized, tree.depth)) if levels == "rules" else 0
     # NumPy asks the system for large pages, torch does not: a twentieth of the time.
     arrays = (
-        np.empty((B, nodes, Q), np.float32), np.empty(B), np.empty(B, bool), np.empty((B, ruled if levels == "rules" else 0), np.float32)
+        np.empty((B, nodes, Q), np.float32), np.empty(B), np.empty(B, bool), np.empty((B, ruled), np.float32)
     )
     stream = arrays[0].nbytes > STREAMED
     _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior(*grammar, *(values[at] for values in arrays), stream))

@@ -44,6 +44,10 @@ class Tree(NamedTuple):
         stop = int(self.level_offsets[level + 1])
         return slice(int(self.level_offsets[self.level_offsets < stop].max()), stop)
 
+    def rules_count(self, level: int) -> int:
+        rules = self.rules_of(level)
+        return rules.stop - rules.start
+
     @property
     def draws(self) -> int:
         """Random numbers that a string takes: the root's, those of nodes that hang on it, one for each node that is expanded."""
