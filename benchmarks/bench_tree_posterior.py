@@ -50,7 +50,7 @@ def test_the_paper_s_grammar(smoke, benchmark, t):
 
 @pytest.mark.parametrize(("v", "m"), [(16, 4), (32, 8), (64, 8)])
 def test_many_symbols(smoke, benchmark, v, m):
-    """The Random Hierarchy Model of depth 4, rules of each level."""
+    """The Random Hierarchy Model of depth 4, rules of each level. The gate is for v = 64, where a dense table hurts."""
     B = 32 if smoke else 262144 // v
     grammar = biasgen.TreeGrammar.random_hierarchy(v, m)
     field = noised(grammar, B, 50)
@@ -64,7 +64,7 @@ def test_many_symbols(smoke, benchmark, v, m):
     )
     print(f"\n{result}")
     benchmark.pedantic(grammar.posterior, (field,), rounds=3)
-    assert smoke or result.ratio >= LINEAR_GATE
+    assert smoke or v < 64 or result.ratio >= LINEAR_GATE
 
 
 @pytest.mark.parametrize("depth", [6, 8, 10])
