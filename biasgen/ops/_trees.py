@@ -1,5 +1,6 @@
 """Evidence and grammar as the ops on trees take them: checked, and as tensors."""
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -40,13 +41,11 @@ class Tree(NamedTuple):
         return round(math.log(len(self.channels), self.arity)) if len(self.channels) else 0
 
     def rules_of(self, level: int) -> slice:
-        """The rules of a level: its own, or those of the nearest above that has some."""
-        stop = int(self.level_offsets[level + 1])
-        return slice(int(self.level_offsets[self.level_offsets < stop].max()), stop)
+        return slice(*block_of(self.level_offsets.tolist(), level))
 
     def rules_count(self, level: int) -> int:
-        rules = self.rules_of(level)
-        return rules.stop - rules.start
+        start, stop = block_of(self.level_offsets.tolist(), level)
+        return stop - start
 
     @property
     def draws(self) -> int:
@@ -59,6 +58,12 @@ class Tree(NamedTuple):
         return 0, *range(max(1, self.factorized), self.depth + 1)
 
 
+def block_of(ends: Sequence[int], level: int) -> tuple[int, int]:
+    """First and last + 1 of the rules of a level, by level_offsets: its own, or those of the nearest above that has some."""
+    stop = ends[level + 1]
+    return max(end for end in ends if end < stop), stop
+
+
 def level_sizes(rules: Any, level_offsets: Any, channels: Any, L: int) -> tuple[list[int], list[int]]:
     """Nodes of each level, from the root to L leaves, and rules that a node of each level but the last has; 0 where `channels` left them
     out. Nothing is read but shapes and offsets."""
@@ -66,8 +71,8 @@ def level_sizes(rules: Any, level_offsets: Any, channels: Any, L: int) -> tuple[
     depth = next((d for d in range(1, 13) if s**d >= L), 12)
     ends = [0] + [rules.shape[0]] * depth if level_offsets is None else [int(end) for end in level_offsets]
     nodes = [s**d if d == 0 or s**d >= hung else 0 for d in range(depth + 1)]
-    counts = [stop - max(end for end in ends if end < stop) if s**d >= hung else 0 for d, stop in enumerate(ends[1:])]
-    return nodes, counts
+    blocks = [block_of(ends, d) for d in range(len(ends) - 1)]
+    return nodes, [stop - start if s**d >= hung else 0 for d, (start, stop) in enumerate(blocks)]
 
 
 def checked(

@@ -11,7 +11,7 @@ from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import ARITIES, MASKED, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, checked_tree
+from biasgen.ops._trees import ARITIES, MASKED, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, block_of, checked_tree
 from biasgen.ops.tree_map import tree_map
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.ops.tree_posterior_sample import tree_posterior_sample
@@ -164,9 +164,7 @@ class TreeGrammar:
         return table
 
     def _block(self, level: int) -> slice:
-        """The rules of a level: its own, or the nearest above."""
-        stop = self.level_offsets[level + 1]
-        return slice(int(self.level_offsets[self.level_offsets < stop].max()), int(stop))
+        return slice(*block_of(self._ends, level))
 
     def factorized(self, k: int) -> "TreeGrammar":
         """The model of BP_k: the nodes of level k are drawn each by itself given the root, from their true law given it, and the rules hold
