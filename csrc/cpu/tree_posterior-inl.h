@@ -42,22 +42,29 @@ inline void write_marginals(const Entry* outside, const Entry* inside, int64_t Q
   }
 }
 
+// The sum of outside * inside over a node's symbols, as sum * 2^top.
+inline void total(const Entry* outside, const Entry* inside, int64_t Q, Float& sum, Int& top) {
+  top = Int{} + kNothing;
+  for (int64_t a = 0; a < Q; ++a) {
+    const Float m = outside[a].mantissa * inside[a].mantissa;
+    top = larger(top, m > 0.0f ? outside[a].exponent + inside[a].exponent : Int{} + kNothing);
+  }
+  sum = Float{};
+  for (int64_t a = 0; a < Q; ++a) {
+    const Float m = outside[a].mantissa * inside[a].mantissa;
+    sum += m > 0.0f ? scale(m, outside[a].exponent + inside[a].exponent - top) : Float{};
+  }
+}
+
 // Probabilities of the rules at a node, by their numbers: what the parent hears * what the children say * the weight,
 // divided by its sum, which is that over the parent's symbols; below 2^-126, and without a sum, 0.
 template <int S>
 void write_rules(const TreeRuleGroups& groups, int64_t Q, const Entry* parent, const Entry* const* children,
                  Entry* message, float* columns) {
   combine<S>(groups, Q, children, message);
-  Int top = Int{} + kNothing;
-  for (int64_t a = 0; a < Q; ++a) {
-    const Float m = parent[a].mantissa * message[a].mantissa;
-    top = larger(top, m > 0.0f ? parent[a].exponent + message[a].exponent : Int{} + kNothing);
-  }
-  Float sum{};
-  for (int64_t a = 0; a < Q; ++a) {
-    const Float m = parent[a].mantissa * message[a].mantissa;
-    sum += m > 0.0f ? scale(m, parent[a].exponent + message[a].exponent - top) : Float{};
-  }
+  Float sum;
+  Int top;
+  total(parent, message, Q, sum, top);
   constexpr int32_t headroom = 32;  // as in write_marginals
   const Float inverse = sum > 0.0f ? 0x1p-32f / sum : Float{};
   const Float least = sum * 0x1p32f * kFlushed;
@@ -169,7 +176,6 @@ void downward(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space
   for (int c = 0; c < S; ++c) heard[c] = spare + c * Q;
   Entry* const inside = spare + S * Q;
   Entry* const prior = inside + S * Q;
-  for (int64_t a = 0; a < Q; ++a) prior[a] = {Float{} + batch.root[a].mantissa, Int{} + batch.root[a].exponent};
   if (all) {
     write_marginals(prior, messages, Q, columns);
     store_columns(columns, 0, Q, rows.marginals);
@@ -231,20 +237,6 @@ void downward(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space
       store_columns(columns, (first_leaf + leaf) * Q, S * Q, rows.marginals);
     else if (slot + S == group)
       store_columns(columns, (first_leaf + leaf + S - group) * Q, group * Q, rows.marginals);
-  }
-}
-
-// Prior times message of the root: sum * 2^exponent.
-inline void evidence(const TreeBatch& batch, const Entry* message, Float& sum, Int& exponent) {
-  exponent = Int{} + kNothing;
-  for (int64_t a = 0; a < batch.Q; ++a) {
-    const Float m = message[a].mantissa * batch.root[a].mantissa;
-    exponent = larger(exponent, m > 0.0f ? message[a].exponent + batch.root[a].exponent : Int{} + kNothing);
-  }
-  sum = Float{};
-  for (int64_t a = 0; a < batch.Q; ++a) {
-    const Float m = message[a].mantissa * batch.root[a].mantissa;
-    sum += m > 0.0f ? scale(m, message[a].exponent + batch.root[a].exponent - exponent) : Float{};
   }
 }
 
@@ -311,7 +303,9 @@ int64_t run(const TreeBatch& batch) {
     }
     Float z;
     Int exponent;
-    evidence(batch, space.messages, z, exponent);
+    Entry* const prior = space.spare + 2 * S * tree.Q;  // where downward finds it
+    for (int64_t a = 0; a < tree.Q; ++a) prior[a] = {Float{} + batch.root[a].mantissa, Int{} + batch.root[a].exponent};
+    total(prior, space.messages, tree.Q, z, exponent);
     double log_z[kSamples];
     write_log_z(batch, z, exponent, sums, log_z);
     for (int l = 0; l < count; ++l) {
