@@ -124,6 +124,18 @@ def checked(
     return evidence.contiguous(), tree
 
 
+def batch_of(evidence: torch.Tensor) -> torch.Tensor:
+    """Evidence with its B, of one sample where it has none."""
+    return evidence if evidence.ndim == (3 if evidence.dtype.is_floating_point else 2) else evidence[None]
+
+
+def as_given(out: Sequence[torch.Tensor], evidence: torch.Tensor, log_field: Any, tokens: Any) -> list[Any]:
+    """Results of batch_of(evidence) as the caller's evidence is: without B where it has none; NumPy where log_field is, or tokens alone
+    are."""
+    found = list(out) if batch_of(evidence) is evidence else [values[0] for values in out]
+    return [values.numpy() for values in found] if isinstance(tokens if log_field is None else log_field, np.ndarray) else found
+
+
 def _checked_tokens(tokens: Any, Q: int) -> torch.Tensor:
     index = widened(as_tensor(tokens))
     if index.dtype.is_floating_point or index.dtype in (torch.bool, torch.uint64):

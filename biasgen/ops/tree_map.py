@@ -7,7 +7,7 @@ import torch
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import checked
+from biasgen.ops._trees import as_given, batch_of, checked
 
 
 @exact_arithmetic()
@@ -28,9 +28,6 @@ def tree_map(
     Source: Viterbi, IEEE Trans. Inf. Theory 13, 1967, on a tree.
     """
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, 1.0)
-    batched = evidence.ndim == (3 if evidence.dtype.is_floating_point else 2)
     dtype = dtype_name(evidence, "log_field")
     _, module = choose("tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
-    out = module.tree_map(evidence if batched else evidence[None], tree)
-    found = [values if batched else values[0] for values in out]
-    return tuple(values.numpy() for values in found) if isinstance(tokens if log_field is None else log_field, np.ndarray) else tuple(found)
+    return tuple(as_given(module.tree_map(batch_of(evidence), tree), evidence, log_field, tokens))

@@ -8,7 +8,7 @@ from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import MASKED, Tree, as_array, checked, level_sizes
+from biasgen.ops._trees import MASKED, Tree, as_array, as_given, batch_of, checked, level_sizes
 from biasgen.results import TreePosterior
 
 OUTPUTS = (None, "leaves", "all", "rules")
@@ -87,16 +87,12 @@ def _computed(
 ) -> tuple[list[Any], Tree]:
     """Marginals of what `levels` wants in one table, log_z, impossible, marginals of rules in one table; and the grammar."""
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, temperature)
-    batched = evidence.ndim == (3 if evidence.dtype.is_floating_point else 2)
     name, module = choose(
         "tree_posterior", device=evidence.device.type, dtype=dtype_name(evidence, "log_field"), backend=backend, case=(tree, levels)
     )
     if is_capturing(evidence.device) and name != "cuda":
         raise ValueError(f"log_field: only the cuda backend runs while a CUDA graph is captured, got {name}, which reads it on the host")
-    out = module.tree_posterior(evidence if batched else evidence[None], tree, levels)
-    if isinstance(tokens if log_field is None else log_field, np.ndarray):
-        out = [values.numpy() for values in out]
-    return [values if batched else values[0] for values in out], tree
+    return as_given(module.tree_posterior(batch_of(evidence), tree, levels), evidence, log_field, tokens), tree
 
 
 def _rule_tables(ruled: Any, nodes: list[int], counts: list[int]) -> list[Any]:

@@ -8,7 +8,7 @@ from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops import philox
 from biasgen.ops._dispatch import choose
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import checked
+from biasgen.ops._trees import as_given, batch_of, checked
 
 
 @exact_arithmetic()
@@ -33,7 +33,6 @@ def tree_posterior_sample(
         raise ValueError(f"n: want a number of strings >= 0, got {n}")
     philox.check(seed, n=n)
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, temperature)
-    batched = evidence.ndim == (3 if evidence.dtype.is_floating_point else 2)
     dtype = dtype_name(evidence, "log_field")
     _, module = choose("tree_posterior_sample", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
 
@@ -43,6 +42,4 @@ def tree_posterior_sample(
         drawn = [philox.uniforms(seed, n=rows, count=tree.draws, offset=start, step=k, purpose=philox.POSTERIOR) for k in range(n)]
         return torch.from_numpy(np.stack(drawn, 1) if n else np.empty((rows, 0, tree.draws))).to(evidence.device)
 
-    strings = module.tree_posterior_sample(evidence if batched else evidence[None], tree, n, seed, numbers)
-    strings = strings if batched else strings[0]
-    return strings.numpy() if isinstance(tokens if log_field is None else log_field, np.ndarray) else strings
+    return as_given([module.tree_posterior_sample(batch_of(evidence), tree, n, seed, numbers)], evidence, log_field, tokens)[0]
