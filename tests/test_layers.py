@@ -8,6 +8,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "biasgen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [   # a module may import from levels below its own; within one level only from its own folder, and trees from data and diffusion
+    {"_numbers"},
     {"distances", "results", "_settings", "_version", "_progress"},
     {"oracle", "testing", "triton_kernels", "_cpu", "_cuda"},
     {"backends"},
@@ -28,7 +29,7 @@ THIRD_PARTIES = {   # module: the only folders that may import it
     "faiss": set(),
 }
 SUFFIXES = {".py", ".h", ".cpp", ".cu"}
-STANDARD_ONLY = {"distances", "results", "_settings", "_version", "_progress"}
+STANDARD_ONLY = {"_numbers", "distances", "results", "_settings", "_version", "_progress"}
 
 
 def imports(path):
