@@ -13,7 +13,7 @@ from biasgen.ops._rows import as_tensor, dtype_name, widened
 MAX_LEAVES = 4096
 MAX_SYMBOLS = 256
 ARITIES = (2, 3, 4)
-MAX_RULES = 1 << 24  # of one level: what a sum in the kernels holds (csrc/cpu/tree_posterior-inl.h)
+MAX_RULES = 1 << 24  # of one level: what a sum in the kernels holds (csrc/cpu/tree_messages-inl.h)
 MASKED = -1
 """The token of a leaf that nobody saw."""
 

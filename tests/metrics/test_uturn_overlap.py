@@ -17,7 +17,7 @@ RANDOM, DATA = np.random.default_rng(1).integers(0, 6, (400, 16)), GRAMMAR.sampl
     ("t0", "exact", "paper"), [(25, 0.776, 0.834), (31, 0.770, 0.778), (37, 0.7600, 0.7602)], ids=["25", "31", "37"]
 )
 def test_authors_table(t0, exact, paper):
-    """tree.md 2.5, 500 random sequences and paired noise."""
+    """Numbers of the authors' code, from 500 random sequences with paired noise."""
     ours, theirs = (uturn_overlap(denoiser, SCHEDULE, RANDOM, t0) for denoiser in (EXACT, PAPER))
     for found, golden in ((ours, exact), (theirs, paper)):
         error = found.per_sample.std() / np.sqrt(400)
