@@ -48,8 +48,9 @@ def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None
         return f"has no {op}"
     if dtype not in module.OPS[op]["dtypes"]:
         return f"{op} takes {', '.join(module.OPS[op]['dtypes'])}, got {dtype}"
-    if distance is not None and distance not in module.OPS[op]["distances"]:
-        return f"{op} has no {distance}"
+    offered = module.OPS[op]["distances"]
+    if distance is not None and distance not in offered:
+        return f"{op} takes {', '.join(offered)}, got {distance}"
     if case is not None and "refuses" in module.OPS[op]:
         return module.OPS[op]["refuses"](case)
     return None

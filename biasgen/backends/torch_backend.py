@@ -3,11 +3,10 @@ import torch
 
 from biasgen.backends import _empirical_denoise, _search, _trees
 from biasgen.backends._mode import exact_arithmetic
-from biasgen.backends._values import pair_values, points, rooted
-from biasgen.distances import DISTANCES
+from biasgen.backends._values import VALUES, pair_values, points, rooted
 
 DEVICES = ("cpu", "cuda")
-SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(DISTANCES)}
+SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(VALUES)}
 EVIDENCE = {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()}
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},

@@ -9,7 +9,10 @@ from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.backends._values import square_root
 
 DEVICES = ("cpu",) if _settings.triton_interpreted() else ("cuda",)
-_SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")}
+# The distances of the triton backend: of how many times a value the kernels find the squared distance
+# of int8 rows, one-hot where they are tokens, at length 1 for cosine and correlation.
+SQUARES = {"hamming": 2, "sqeuclidean": 1, "cosine": 2, "correlation": 2}
+_SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(SQUARES)}
 OPS = {
     "knn": _SEARCH,
     "range_count": _SEARCH | {"distances": (*_SEARCH["distances"], "euclidean")},
@@ -60,7 +63,7 @@ def knn(query, prepared, k, max_memory=None):
         starts = range(0, len(query), _NEAREST)
         parts = [nearest(whole[at : at + _NEAREST], reference, _triton_slices.multiplicity(prepared), k) for at in starts]
         values, *found = (torch.cat(column) for column in zip(*parts, strict=True))
-        return values // _unit(prepared), *found
+        return values // SQUARES[prepared.distance], *found
 
 
 def rows_within(query, prepared, radius, offsets):
@@ -70,7 +73,7 @@ def rows_within(query, prepared, radius, offsets):
     with exact_arithmetic(_elements(query, prepared)):
         _check(query)
         if prepared.integer:
-            limit = radius * _unit(prepared)
+            limit = radius * SQUARES[prepared.distance]
             rows = torch.cat([part.rows(slice(None)) for part in _within(query, prepared, torch.full_like(limit, -1), limit)])
         else:
             rows = _triton_floats.rows_within(query, prepared, radius, MAX_MEMORY)
@@ -88,7 +91,7 @@ def range_count(query, prepared, radius, max_memory=None):
         searched = prepared.searched
         if not searched.integer:
             return _triton_floats.range_count(query, prepared, radius.double(), max_memory or MAX_MEMORY)
-        limit = _largest_value(radius.double(), prepared.distance) * _unit(searched)
+        limit = _largest_value(radius.double(), prepared.distance) * SQUARES[searched.distance]
         return torch.cat([part.weights for part in _within(query, searched, limit, limit)])
 
 
@@ -154,11 +157,6 @@ def _within(query, prepared, near, far):
     for start in range(0, len(query), QUERIES):
         at = slice(start, start + QUERIES)
         yield Within(whole[at], reference, _triton_slices.multiplicity(prepared), near[at], far[at])
-
-
-def _unit(prepared):
-    """Squared distances of the int8 rows are this many times the values."""
-    return 2 if prepared.distance == "hamming" else 1
 
 
 def _largest_value(radius, distance):

@@ -4,9 +4,11 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
+#include <string>
 
 namespace biasgen {
 
@@ -17,6 +19,17 @@ using Doubles = py::array_t<double>;
 
 inline void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
+}
+
+// The place of a name in a list, as the enum that has the same order.
+template <class Enum, std::size_t count>
+Enum parse(const std::string& name, const char* const (&names)[count]) {
+  std::string known;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (name == names[i]) return static_cast<Enum>(i);
+    known += std::string(i ? ", '" : "'") + names[i] + "'";
+  }
+  throw std::invalid_argument("distance: want one of " + known + " here, got '" + name + "'");
 }
 
 inline bool contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }

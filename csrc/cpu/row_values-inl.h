@@ -49,11 +49,11 @@ double lane_sum(const T* x, const T* y, int64_t features, const Term& term) {
   return lanes[0];
 }
 
-template <bool cityblock, class T>
-double row_value(const T* x, const T* y, int64_t features) {
+template <class T>
+double squared_distance(const T* x, const T* y, int64_t features) {
   return lane_sum(x, y, features, [](Vec<double> x_k, Vec<double> y_k) {
     const Vec<double> t = x_k - y_k;
-    return cityblock ? (t < 0 ? -t : t) : t * t;
+    return t * t;
   });
 }
 
@@ -95,15 +95,6 @@ double half_chord(const T* x, const T* y, int64_t features, const Scaling& to_x,
                     return t * t;
                   }) /
          2;
-}
-
-template <class T>
-void values(const KnnPairs& pairs) {
-  const T *query = static_cast<const T*>(pairs.query), *reference = static_cast<const T*>(pairs.reference);
-  for (int64_t p = 0; p < pairs.P; ++p) {
-    const T *x = query + pairs.query_rows[p] * pairs.features, *y = reference + pairs.rows[p] * pairs.features;
-    pairs.values[p] = pairs.cityblock ? row_value<true>(x, y, pairs.features) : row_value<false>(x, y, pairs.features);
-  }
 }
 
 }  // namespace

@@ -21,7 +21,6 @@ struct Kernels {
   decltype(&baseline::encode) encode;
   decltype(&baseline::knn_floats) knn_floats;
   decltype(&baseline::floats_within) floats_within;
-  decltype(&baseline::pair_values) pair_values;
   decltype(&baseline::tree_posterior) tree_posterior;
   decltype(&baseline::philox_normals) philox_normals;
 };
@@ -29,7 +28,7 @@ struct Kernels {
 #define KERNELS(isa)                                                                                   \
   Kernels {                                                                                            \
     isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
-        isa::pair_values, isa::tree_posterior, isa::philox_normals                                     \
+        isa::tree_posterior, isa::philox_normals                                                       \
   }
 
 inline Kernels kernels(Isa isa) {
