@@ -11,6 +11,7 @@ import torch
 
 from biasgen import distances
 
+
 def on_host(rows):
     """Rows on the CPU as NumPy has them: tokens beyond 255, which a tensor holds as the int16 of their bits, as uint16."""
     return rows.numpy().view(np.uint16) if rows.dtype == torch.int16 else rows.numpy()
