@@ -126,6 +126,13 @@ def test_sqeuclidean_beyond_int32(implementation, features):
     assert_search_equals_oracle(255 - reference, reference, "sqeuclidean", implementation, ks=(1, 3))
 
 
+@pytest.mark.parametrize("distance", [name for name in integers() if name != "hamming"])
+def test_bytes_longer_than_a_cache_block(implementation, distance):
+    skip_unless(implementation, distance)
+    query, reference = random_rows(0, (5, 1500), 130, 256)
+    assert_search_equals_oracle(query, reference, distance, implementation, ks=(1, 64))
+
+
 def test_reference_longer_than_a_cache_block(implementation):
     query, reference = random_rows(0, (5, 1500), 130, 256)
     assert_search_equals_oracle(query, reference, "hamming", implementation, ks=(1, 64))

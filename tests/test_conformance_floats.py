@@ -63,6 +63,17 @@ def test_every_shape(implementation, dtype, distance):
 
 
 @pytest.mark.parametrize("distance", FLOATS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_long_rows_and_many(implementation, dtype, distance):
+    """Longer than what a kernel takes in before it looks at a limit; more than it searches at once."""
+    skip_unless(implementation, dtype, distance)
+    rng = np.random.default_rng(4)
+    for sizes, features in (((3, 9), 1100), ((2, 300), 5)):
+        rows = awkward_rows(rng, sizes, features, dtype)
+        assert_search_equals_oracle(*rows, distance, implementation)
+
+
+@pytest.mark.parametrize("distance", FLOATS)
 def test_bfloat16_and_mixed_types(implementation, distance):
     skip_unless(implementation, "float32", distance)
     rng = np.random.default_rng(1)

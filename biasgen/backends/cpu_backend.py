@@ -111,6 +111,14 @@ def _by_codes(level, query, prepared):
     return partial(_cpu.knn_floats, *start), partial(_cpu.floats_within, *start), codes.operands
 
 
+def _by_pairs(level, query, prepared):
+    """Integers and floats, pair by pair: distances that no product of matrices bounds."""
+    start, key = (level, prepared.distance), (query.dtype, "rows")
+    if key not in prepared.packed:
+        prepared.packed[key] = prepared.rows.to(query.dtype).numpy()
+    return partial(_cpu.knn_direct, *start), partial(_cpu.direct_within, *start), (prepared.packed[key],)
+
+
 def _of_integers(level, prepared, reference, bits):
     start, operands = (level, prepared.distance), (reference, len(prepared.rows), bits)
     return partial(_cpu.knn, *start), partial(_cpu.rows_within, *start), operands
@@ -122,6 +130,7 @@ SEARCHES = {
     "sqeuclidean": _by_products,
     "cosine": _by_codes,
     "correlation": _by_codes,
+    "cityblock": _by_pairs,
 }
 OPS = {
     "empirical_denoise": {

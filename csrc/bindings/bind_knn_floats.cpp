@@ -17,7 +17,6 @@
 namespace biasgen {
 namespace {
 
-using Floats = py::array_t<float>;
 constexpr int64_t kScaling = sizeof(Scaling) / sizeof(double);
 
 struct Kernels {
@@ -38,17 +37,6 @@ Kernels kernels(const std::string& isa) {
     default:
       return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::floats_band};
   }
-}
-
-// Of the query, and of the reference too.
-Element element_of(const py::array& query, const py::array& reference, bool bytes) {
-  if (py::isinstance<Doubles>(query) && py::isinstance<Doubles>(reference)) return Element::float64;
-  if (py::isinstance<Floats>(query) && py::isinstance<Floats>(reference)) return Element::float32;
-  const bool of_bytes = bytes && py::isinstance<Bytes>(query);
-  require(of_bytes || py::isinstance<Doubles>(query) || py::isinstance<Floats>(query),
-          bytes ? "query: want uint8, float32 or float64" : "query: want float32 or float64");
-  require(of_bytes && py::isinstance<Bytes>(reference), "reference: want the element type of the query");
-  return Element::uint8;
 }
 
 void check_unit(double unit) { require(unit >= 1e-100 && unit <= 1e160, "unit: want a number in 1e-100..1e160"); }

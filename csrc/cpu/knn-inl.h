@@ -4,6 +4,7 @@
 
 #include "cpu/knn.h"
 #include "cpu/knn_band-inl.h"
+#include "cpu/knn_direct-inl.h"
 #include "cpu/knn_floats-inl.h"
 #include "cpu/knn_hamming-inl.h"
 #include "cpu/knn_sinks-inl.h"
@@ -52,6 +53,22 @@ void floats_band(const FloatRows& rows, const FloatBand& band) {
   search_floats(rows, taker);
   for (int64_t n = 0; n < rows.N; ++n)
     if (band.counts[n] > 0) taker.compact(n);
+}
+
+void direct_knn(const DirectRows& rows, const KnnNearest& nearest) {
+  search_direct<uint8_t>(rows, NearestSink(nearest, rows.N));
+}
+
+void direct_within(const DirectRows& rows, const KnnWithin& within) {
+  search_direct<uint8_t>(rows, WithinSink(within, rows.N));
+}
+
+void direct_floats_knn(const DirectRows& rows, const FloatNearest& nearest) {
+  search_direct_floats(rows, FloatNearestTaker(nearest, rows.N));
+}
+
+void direct_floats_within(const DirectRows& rows, const FloatWithin& within) {
+  search_direct_floats(rows, FloatWithinTaker(within, rows.N));
 }
 
 }  // namespace BIASGEN_ISA

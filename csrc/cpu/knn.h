@@ -10,6 +10,8 @@ enum class IntegerDistance { hamming, sqeuclidean };
 inline constexpr const char* kIntegerDistances[] = {"hamming", "sqeuclidean"};
 enum class FloatDistance { sqeuclidean, cosine, correlation };
 inline constexpr const char* kFloatDistances[] = {"sqeuclidean", "cosine", "correlation"};
+enum class DirectDistance { cityblock };
+inline constexpr const char* kDirectDistances[] = {"cityblock"};
 enum class Element { uint8, uint16, float32, float64 };
 
 // N query rows against M reference rows of integers.
@@ -120,6 +122,16 @@ struct FloatCodes {
   Scaling* scalings;
 };
 
+// N query rows against M reference rows of one element type, pair by pair.
+struct DirectRows {
+  DirectDistance distance;
+  Element element;        // uint8, float32 or float64
+  const void* query;      // (N, features)
+  const void* reference;  // (M, features)
+  int64_t N, M, features;
+  void* scratch;  // direct_scratch_bytes(N), aligned to 64 bytes
+};
+
 // Hamming works on lanes of 16 positions (short rows, one word) or 64.
 static inline int64_t lane_bytes(int64_t features) { return features > 16 ? 8 : 2; }
 
@@ -143,6 +155,12 @@ static inline int64_t scratch_bytes(IntegerDistance distance, int64_t N, int64_t
   return ((N + 7) / 8 * 8 + 48) * ((features + 15) / 16 * 32 + 16);
 }
 
+// Rows of the reference that are searched together at most.
+constexpr int64_t kDirectRows = 256;
+
+// A vector for each query and for each of these rows.
+static inline int64_t direct_scratch_bytes(int64_t N) { return (N + kDirectRows) * 64; }
+
 // pack_reference writes lane[panel][word][bit][plane_rows]: bit l of the lane = bit `bit` of the symbol at position
 // word * (8 * lane_bytes) + l; the last panel is filled up with zeros.
 #define BIASGEN_KNN_KERNELS(ISA)                                                                                   \
@@ -154,6 +172,10 @@ static inline int64_t scratch_bytes(IntegerDistance distance, int64_t N, int64_t
   void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                                             \
   void floats_within(const FloatRows& rows, const FloatWithin& within);                                            \
   void floats_band(const FloatRows& rows, const FloatBand& band);                                                  \
+  void direct_knn(const DirectRows& rows, const KnnNearest& nearest);                                              \
+  void direct_within(const DirectRows& rows, const KnnWithin& within);                                             \
+  void direct_floats_knn(const DirectRows& rows, const FloatNearest& nearest);                                     \
+  void direct_floats_within(const DirectRows& rows, const FloatWithin& within);                                    \
   }
 
 #ifdef BIASGEN_ISA  // a kernel file knows its own level, the bindings know all

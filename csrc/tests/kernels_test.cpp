@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -112,13 +113,13 @@ void test_bytes(const Kernels& kernel, IntegerDistance distance, int64_t N, int6
   check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
 }
 
-// The value of docs/exactness.md.
+// The value of docs/exactness.md: sqeuclidean, or cityblock.
 template <class T>
-double value(const T* x, const T* y, int64_t features) {
+double value(const T* x, const T* y, int64_t features, bool squared = true) {
   double lanes[16] = {};
   for (int64_t i = 0; i < features; ++i) {
     const double t = static_cast<double>(x[i]) - static_cast<double>(y[i]);
-    lanes[i % 16] += t * t;
+    lanes[i % 16] += squared ? t * t : std::fabs(t);
   }
   for (int width = 8; width; width /= 2)
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
@@ -180,6 +181,62 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
   check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
 }
 
+// V: int64_t between bytes, else double.
+template <class V, class Nearest, class Within, class T>
+void test_direct(void (*knn)(const DirectRows&, const Nearest&), void (*within)(const DirectRows&, const Within&),
+                 DirectDistance distance, int64_t N, int64_t M, int64_t features) {
+  std::vector<T> query(N * features), reference(M * features);
+  for (auto& x : reference) x = static_cast<T>(below(256)) / (sizeof(T) == 1 ? 1 : 3);
+  for (int64_t n = 0; n < N; ++n)  // off in one feature, or a copy
+    for (int64_t i = 0; i < features; ++i)
+      query[n * features + i] = reference[(n * 7 % M) * features + i] + static_cast<T>(n % 2 && i == n % features);
+  const auto space = scratch(direct_scratch_bytes(N));
+  DirectRows rows{};
+  rows.distance = distance;
+  rows.element = sizeof(T) == 1 ? Element::uint8 : sizeof(T) == 4 ? Element::float32 : Element::float64;
+  rows.features = features, rows.scratch = space.get();
+  std::vector<V> table(N * M);
+  const auto multiplicity = multiplicities(M);
+  rows.N = rows.M = 1;
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t m = 0; m < M; ++m) {  // each pair by itself
+      ::Nearest<V> one(1, 1);
+      rows.query = &query[n * features], rows.reference = &reference[m * features];
+      knn(rows,
+          {1, multiplicity.data(), &table[n * M + m], one.rows.data(), one.tie_rows.data(), one.tie_counts.data()});
+      if (distance == DirectDistance::cityblock)
+        check(
+            table[n * M + m] == static_cast<V>(value(&query[n * features], &reference[m * features], features, false)),
+            "values");
+    }
+  rows.query = query.data(), rows.reference = reference.data(), rows.N = N, rows.M = M;
+  for (const int64_t k : {int64_t{1}, std::min<int64_t>(M, 5), std::min<int64_t>(M, 64)}) {
+    ::Nearest<V> found(N, k);
+    knn(rows, {k, multiplicity.data(), found.values.data(), found.rows.data(), found.tie_rows.data(),
+               found.tie_counts.data()});
+    check(found == ::Nearest<V>(table, N, M, k, multiplicity), "nearest rows");
+  }
+  std::vector<V> radius(N);
+  std::vector<int64_t> cursor(N);
+  for (int64_t n = 0; n < N; ++n) radius[n] = n % 3 == 2 ? -1 : table[n * M + below(M)];
+  const ::Within<V> wanted(table, N, M, radius);
+  std::vector<int64_t> found(wanted.rows.size());
+  within(rows, {radius.data(), wanted.offsets.data(), cursor.data(), found.data()});
+  check(found == wanted.rows && std::equal(cursor.begin(), cursor.end(), wanted.offsets.begin() + 1), "rows within");
+}
+
+void test_every_direct(const Kernels& kernel, int64_t N, int64_t M, int64_t features) {
+  for (size_t i = 0; i < std::size(kDirectDistances); ++i) {
+    const auto distance = static_cast<DirectDistance>(i);
+    test_direct<int64_t, KnnNearest, KnnWithin, uint8_t>(kernel.direct_knn, kernel.direct_within, distance, N, M,
+                                                         features);
+    test_direct<double, FloatNearest, FloatWithin, float>(kernel.direct_floats_knn, kernel.direct_floats_within,
+                                                          distance, N, M, features);
+    test_direct<double, FloatNearest, FloatWithin, double>(kernel.direct_floats_knn, kernel.direct_floats_within,
+                                                           distance, N, M, features);
+  }
+}
+
 void test_dispatch(const char* best) {
   doing = "dispatch";
   const auto levels = isa_levels();
@@ -229,7 +286,11 @@ int main(int argc, char** argv) {
         doing = level + ", floats" + shape;
         test_floats<float>(kernel, N, M, features);
         test_floats<double>(kernel, N, M, features);
+        doing = level + ", direct" + shape;
+        test_every_direct(kernel, N, M, features);
       }
+    doing = level + ", direct, long rows";
+    test_every_direct(kernel, 3, 5, 3000);
     doing = level + ", beyond int32";
     test_bytes(kernel, IntegerDistance::sqeuclidean, 2, 3, 32769, 8);
     for (const auto& [B, L, Q] : {std::tuple<int64_t, int64_t, int64_t>{1, 2, 1}, {5, 2, 5}, {17, 4, 3}, {2, 8, 2}}) {
