@@ -34,7 +34,7 @@ def pair_values(x, y, distance):
     value = VALUES[distance]
     if not x.is_floating_point():
         return value.of_integers(x, y)
-    total = lane_sum(x.shape[-1], lambda at: value.term(x[..., at] - y[..., at]))
+    total = lane_fold(x.shape[-1], lambda at: value.term(x[..., at] - y[..., at]), value.join)
     if value.to_length_1:
         total = torch.where(x.any(-1) != y.any(-1), 1.0, total / 2)
     return total
@@ -46,17 +46,23 @@ def values_in_place(x, y, distance):
     if value.to_length_1:
         return pair_values(x, y, distance)
     terms = value.term(x.sub_(y))
-    return lane_sum(x.shape[1], lambda at: terms[:, at])
+    return lane_fold(x.shape[1], lambda at: terms[:, at], value.join)
 
 
 def lane_sum(D, terms):
     """(...) sums in the order that defines a value; terms(at) gives the terms (..., <= 16) float64 of a slice of the D positions."""
+    return lane_fold(D, terms, torch.add)
+
+
+def lane_fold(D, terms, join):
+    """The same, joined by torch.add or, where 0 is below every term, torch.maximum."""
     lanes = torch.nn.functional.pad(terms(slice(0, 16)), (0, max(0, 16 - D)))
     for start in range(16, D, 16):
         chunk = terms(slice(start, start + 16))
-        lanes[..., : chunk.shape[-1]] += chunk
+        part = lanes[..., : chunk.shape[-1]]
+        join(part, chunk, out=part)
     for width in (8, 4, 2, 1):
-        lanes = lanes[..., :width] + lanes[..., width : 2 * width]
+        lanes = join(lanes[..., :width], lanes[..., width : 2 * width])
     return lanes[..., 0]
 
 
@@ -75,7 +81,8 @@ class Value:
     """How plain torch computes one distance.
 
     of_integers: (x, y) -> int64 values between integer rows; None where there are none.
-    term: float64 differences -> what is summed, in place; None where only integers are compared.
+    term: float64 differences -> what is joined, in place; None where only integers are compared.
+    join: torch.add, or torch.maximum.
     norm: p where torch.cdist(p=p) bounds the values; None where a product of matrices does.
     to_length_1: float64 rows (n, D) -> points on the sphere, half of whose squared distance is the
     value; None where the rows themselves are compared. root: the distance is the root of the value.
@@ -83,6 +90,7 @@ class Value:
 
     of_integers: Callable | None = None
     term: Callable | None = None
+    join: Callable = torch.add
     norm: float | None = None
     to_length_1: Callable | None = None
     root: bool = False
@@ -94,6 +102,10 @@ def _unequal(x, y):
 
 def _sum_of(term):
     return lambda x, y: term(x.int() - y.int()).sum(-1)
+
+
+def _greatest(x, y):
+    return (x.int() - y.int()).abs_().amax(-1).long()
 
 
 def _centered(rows):
@@ -119,6 +131,7 @@ VALUES = {
     "cosine": Value(None, _square, to_length_1=_normalized),
     "correlation": Value(None, _square, to_length_1=lambda rows: _normalized(_centered(rows))),
     "cityblock": Value(_sum_of(_absolute), _absolute, norm=1),
+    "chebyshev": Value(_greatest, _absolute, torch.maximum, norm=torch.inf),
 }
 """The distances of the torch backend."""
 ON_SPHERE = tuple(name for name, value in VALUES.items() if value.to_length_1)

@@ -131,6 +131,7 @@ SEARCHES = {
     "cosine": _by_codes,
     "correlation": _by_codes,
     "cityblock": _by_pairs,
+    "chebyshev": _by_pairs,
 }
 OPS = {
     "empirical_denoise": {

@@ -10,8 +10,8 @@ enum class IntegerDistance { hamming, sqeuclidean };
 inline constexpr const char* kIntegerDistances[] = {"hamming", "sqeuclidean"};
 enum class FloatDistance { sqeuclidean, cosine, correlation };
 inline constexpr const char* kFloatDistances[] = {"sqeuclidean", "cosine", "correlation"};
-enum class DirectDistance { cityblock };
-inline constexpr const char* kDirectDistances[] = {"cityblock"};
+enum class DirectDistance { cityblock, chebyshev };
+inline constexpr const char* kDirectDistances[] = {"cityblock", "chebyshev"};
 enum class Element { uint8, uint16, float32, float64 };
 
 // N query rows against M reference rows of integers.

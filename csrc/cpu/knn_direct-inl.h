@@ -28,6 +28,16 @@ struct Sum {
   }
 };
 
+struct Maximum {
+  typedef Vec<uint8_t> Bytes;
+  static Bytes take(Bytes part, Vec<uint8_t> x, Vec<uint8_t> y) { return join(part, join(x, y) - smaller(x, y)); }
+
+  template <class V>
+  static V join(V a, V b) {
+    return a < b ? b : a;
+  }
+};
+
 template <class Join>
 inline Vec<float> take(Join, Vec<float> part, Vec<float> x, Vec<float> y) {
   return Join::join(part, magnitude(x - y));
@@ -148,6 +158,8 @@ void search_direct(const DirectRows& rows, const Sink& sink) {
   switch (rows.distance) {
     case DirectDistance::cityblock:
       return search_pairs<Sum, T>(rows, sink);
+    case DirectDistance::chebyshev:
+      return search_pairs<Maximum, T>(rows, sink);
   }
 }
 
