@@ -52,12 +52,7 @@ def normals(out, seed, first, step, purpose):
 
 
 def knn(query, prepared, k, max_memory=None):
-    """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
-
-    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
-    Returns values (N, k), int64 where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,)
-    distinct rows at the smallest value, tie_counts (N,) the same with multiplicity, int64.
-    """
+    """See _contract.Ops. max_memory is of no concern: the kernels keep no table of distances."""
     search, _, operands = _search(query, prepared)
     n, source, multiplicity = len(query), on_host(query), prepared.multiplicity.numpy()
     values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64)
@@ -72,7 +67,7 @@ def knn(query, prepared, k, max_memory=None):
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows at value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    """See _contract.Ops."""
     _, search, operands = _search(query, prepared)
     rows = torch.empty(int(offsets[-1]), dtype=torch.int64)
     source, radius, offsets, out = on_host(query), radius.numpy(), offsets.numpy(), rows.numpy()
@@ -163,11 +158,7 @@ def _run(work, n, prepared):
 
 
 def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
-
-    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
-    checked by the op, the weights normalized. The temporaries take about max_memory bytes.
-    """
+    """See _contract.Ops. A query's bits do not depend on the others."""
     level, rows = isa(), prepared.rows
     arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
     if prepared.distance == "hamming":

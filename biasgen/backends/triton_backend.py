@@ -45,13 +45,8 @@ def isa() -> None:
 
 
 def knn(query, prepared, k, max_memory=None):
-    """The k nearest distinct rows of each query.
-
-    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
-    Returns values (N, k), float64 unless the distance has integer values for these rows, and distinct rows (N, k) by (value, row);
-    tie_rows (N,) distinct rows at the smallest value, tie_counts (N,) the same with multiplicity; int64. Takes the rows once more as int8
-    (floats: one or two bytes a feature; one-hot tokens: a byte for each symbol of a position) and about max_memory bytes for open pairs.
-    """
+    """See _contract.Ops. Takes the rows once more as int8 (floats: one or two bytes a feature;
+    one-hot tokens: a byte for each symbol of a position) and max_memory bytes for open pairs."""
     from biasgen.backends import _triton_floats, _triton_slices
     from biasgen.triton_kernels.nearest import nearest
 
@@ -67,7 +62,7 @@ def knn(query, prepared, k, max_memory=None):
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    """See _contract.Ops."""
     from biasgen.backends import _triton_floats
 
     with exact_arithmetic(_elements(query, prepared)):
@@ -83,7 +78,7 @@ def rows_within(query, prepared, radius, offsets):
 
 
 def range_count(query, prepared, radius, max_memory=None):
-    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query. One view."""
+    """See _contract.Ops. One view."""
     from biasgen.backends import _triton_floats
 
     with exact_arithmetic(_elements(query, prepared)):
@@ -96,12 +91,8 @@ def range_count(query, prepared, radius, max_memory=None):
 
 
 def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
-
-    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
-    checked by the op, the weights normalized. The temporaries take about max_memory bytes; once a search is tried, the rows are kept once
-    more in two bytes a feature.
-    """
+    """See _contract.Ops. A query's bits do not depend on the others. Once a search is tried, the
+    rows are kept once more in two bytes a feature."""
     from biasgen.backends import _triton_denoise
 
     with exact_arithmetic(_elements(x_t, prepared)):
