@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.host_reads import NoHostReads
 from biasgen import _settings, backends
 from biasgen.backends import triton_backend
 from biasgen.ops import counts
@@ -274,3 +275,14 @@ def test_the_self_test_runs_once_on_a_device_and_not_under_capture(triton, monke
         assert ran == [("search", 1), ("search", 1), ("denoiser", 1)]
     finally:
         triton_backend._fault.cache_clear()
+
+
+def test_no_thread_of_the_host_is_looked_at(triton, monkeypatch):
+    """Only work on the CPU could be on one; a CUDA graph may not read what says so."""
+    from biasgen.backends import _triton_floats
+
+    large = torch.empty((1 << 20, 1 << 10), device="meta")
+    monkeypatch.setattr(_triton_floats, "knn", lambda *_: "found")
+    with NoHostReads():
+        found = triton_backend.knn(large, SimpleNamespace(rows=large, integer=False), 1)
+    assert found == "found"

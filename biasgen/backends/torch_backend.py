@@ -34,13 +34,13 @@ def knn(query, prepared, k, max_memory=None):
     the smallest value, tie_counts (N,) the same with multiplicity; int64, but values are float64 unless the distance has integer values
     for these rows.
     """
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.knn(query, prepared, k, max_memory or MAX_MEMORY)
 
 
 def rows_within(query, prepared, radius, offsets):
     """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         rows = _search.rows_within(query, prepared, radius, MAX_MEMORY)
     if len(rows) != int(offsets[-1]):
         raise ValueError("offsets: do not match the number of rows within the radius")
@@ -49,26 +49,26 @@ def rows_within(query, prepared, radius, offsets):
 
 def range_count(query, prepared, radius, max_memory=None):
     """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.range_count(query, prepared, radius, max_memory or MAX_MEMORY)
 
 
 def distance_histogram(query, prepared, edges, max_memory=None):
     """(B,) int64: pairs of a query and a reference row by distance; edges (B + 1,) float64, all bins half open but the last."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.distance_histogram(query, prepared, edges, max_memory or MAX_MEMORY)
 
 
 def pairwise_distances(query, prepared, out):
     """Fill out (N, M), float64 or int64 as the distance has it for these rows, with the distances of all pairs."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _search.pairwise_distances(query, prepared, out, MAX_MEMORY)
 
 
 def paired_distances(a, b, distance):
     """(N,) distances between row i of a (N, F) and row i of b (N, F), int64 or float64."""
     block = max(1, MAX_MEMORY // (64 * a.shape[1]))
-    with exact_arithmetic(a.numel()):
+    with exact_arithmetic(a.numel(), a.device):
         pairs = zip(a.split(block), b.split(block), strict=True)
         values = torch.cat([pair_values(points(x, distance), points(y, distance), distance) for x, y in pairs])
         return rooted(values, distance)

@@ -52,7 +52,7 @@ def knn(query, prepared, k, max_memory=None):
     from biasgen.backends import _triton_floats, _triton_slices
     from biasgen.triton_kernels.nearest import nearest
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         if not prepared.integer:
             return _triton_floats.knn(query, prepared, k, max_memory or MAX_MEMORY)
@@ -67,7 +67,7 @@ def rows_within(query, prepared, radius, offsets):
     """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
     from biasgen.backends import _triton_floats
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         if prepared.integer:
             limit = radius * _unit(prepared)
@@ -83,7 +83,7 @@ def range_count(query, prepared, radius, max_memory=None):
     """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query. One view."""
     from biasgen.backends import _triton_floats
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         searched = prepared.searched
         if not searched.integer:
@@ -101,7 +101,7 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     """
     from biasgen.backends import _triton_denoise
 
-    with exact_arithmetic(_elements(x_t, prepared)):
+    with exact_arithmetic(_elements(x_t, prepared), x_t.device):
         _check(x_t, denoiser=True)
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
