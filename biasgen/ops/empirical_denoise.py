@@ -181,7 +181,12 @@ def _tensors(x_t: Any, rows: Any, scale: Any, sigma: Any, log_weights: Any) -> t
     prepared = rows.prepared if hasattr(rows, "prepared") else _prepared(rows)
     if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
         prepared = _prepared(rows)     # which refuses it
-    levels = [value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64) for value in (scale, sigma)]
+    levels = [
+        value
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(value, dtype=torch.float64, device="cpu")
+        for value in (scale, sigma)
+    ]
     weights = None if log_weights is None else _library.as_tensor(log_weights)
     parts = prepared.rows, prepared.multiplicity, prepared.members, prepared.offsets, prepared.distance, prepared.shape
     return _library.as_tensor(x_t), *parts, *levels, weights

@@ -59,7 +59,7 @@ def nearest_credit(
     found = rooted(smallest, prepared.distance)
 
     inside = torch.ones_like(found, dtype=torch.bool) if within is None else found <= within
-    weights = torch.empty(prepared.n, dtype=torch.float64)
+    weights = torch.empty(prepared.n, dtype=torch.float64, device="cpu")
     for (start, block), (queries, values, tie_rows) in zip(prepared.blocks(rows.device), reached, strict=True):
         giving = (values == smallest[queries]) & inside[queries]  # a later block may have come nearer
         queries, tie_rows = queries[giving], tie_rows[:, giving]
