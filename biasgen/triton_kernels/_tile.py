@@ -15,7 +15,7 @@ OPTIONS = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": False}
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """Rows (R, D) as integers: high, or 256 high + low, int8, padded by `padded`; norms (R,) int64, their squared lengths.
+    """Rows (R, D) as integers: high, or 256 high + low, int8, `width` columns; norms (R,) int64, their squared lengths.
 
     tokens: high holds tokens (bytes), compared position by position; norms are D then, so that every key is twice a number of positions.
     """
@@ -50,10 +50,17 @@ class Tile:
     m: int
 
 
+def width(D: int) -> int:
+    """Columns that the kernels want for D features: loads are unmasked and start on 16-byte
+    boundaries. Zeros in those beyond D change no distance.
+    """
+    return max(32, triton.next_power_of_2(D)) if D <= _RESIDENT else D + -D % STEP
+
+
 def padded(rows: torch.Tensor) -> torch.Tensor:
-    """rows (R, D) int8 with zero columns, which change no distance: loads are unmasked and start on 16-byte boundaries."""
-    D = rows.shape[1]
-    return torch.nn.functional.pad(rows, (0, max(32, triton.next_power_of_2(D)) - D if D <= _RESIDENT else -D % STEP))
+    """rows (R, D) int8 with zero columns up to `width`; the same tensor where there are none."""
+    beyond = width(rows.shape[1]) - rows.shape[1]
+    return torch.nn.functional.pad(rows, (0, beyond)) if beyond else rows.contiguous()
 
 
 def shape(reference: Slices, tile: Tile) -> dict:
