@@ -82,7 +82,7 @@ def test_tokens_and_floats_become_int8_once(features):
         with Held() as held:
             made = _triton_slices.coded(prepared, slices).slices
         size = made.high.nbytes * slices
-        assert size <= held.most < 1.05 * size + 64 * 600  # and eight numbers a row
+        assert size <= held.most < 1.25 * size + 64 * 600  # eight numbers a row
 
 
 @pytest.mark.parametrize("features", [64, 128, 192, 3072])
