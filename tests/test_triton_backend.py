@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,8 +158,8 @@ def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeyp
     from biasgen.triton_kernels._tile import Slices, Tile
 
     def rows(n, device):
-        high = torch.empty((n, 16), dtype=torch.int8, device="meta")
-        return Slices(Placed(high, device), None, torch.empty(n, device="meta"))
+        high = torch.zeros((n, 16), dtype=torch.int8, device="meta")
+        return Slices(Placed(high, device), None, torch.zeros(n, device="meta"))
 
     class Placed:   # a tensor that says it is on a device which this machine lacks
         def __init__(self, tensor, device):
@@ -170,16 +171,34 @@ def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeyp
         def __getitem__(self, at):
             return Placed(self.tensor[at], self.device)
 
-    tiles, tried = (Tile(1, 1), Tile(2, 2), Tile(3, 3)), []
+    tiles, tried, current, clock = (Tile(1, 1), Tile(2, 2), Tile(3, 3)), [], [], [0.0]
 
     def launch(query, reference, tile):
-        tried.append((len(query), len(reference), tile.n))
+        assert current == [query.high.device], "timed elsewhere"
+        if (len(query), len(reference), tile.n) not in tried[-1:]:  # else once more
+            tried.append((len(query), len(reference), tile.n))
+        clock[0] += {1: 3.0, 2: 1.0, 3: 2.0}[tile.n]
 
-    def do_bench(work, **_):
-        work()
-        return {1: 3.0, 2: 1.0, 3: 2.0}[tried[-1][2]]
+    @contextmanager
+    def guard(device):
+        current.append(device)
+        yield
+        current.pop()
 
-    monkeypatch.setattr(_tune, "do_bench", do_bench)
+    class Event:
+        def __init__(self, enable_timing):
+            self.time = None
+
+        def record(self):
+            assert current, "on the stream of another device"
+            self.time = clock[0]
+
+        def elapsed_time(self, end):
+            return end.time - self.time
+
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=list))
     monkeypatch.setattr(_tune, "_chosen", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     large, small = 1 << 20, 1000
