@@ -221,13 +221,32 @@ def test_probe_says_why_it_cannot_run(triton, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert triton_backend.probe() == "no CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device])
-    assert triton_backend.probe().startswith("a device has compute capability 7.5, whose int8 products Triton does not compile")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert triton_backend.probe() is None
     monkeypatch.setitem(sys.modules, "biasgen.triton_kernels.nearest", None)
     assert triton_backend.probe().startswith("triton cannot be imported (")
+
+
+def test_an_old_device_is_refused_for_its_own_tensors_only(triton, monkeypatch):
+    capabilities = {None: (8, 0), 0: (9, 0), 1: (7, 5)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability",
+        lambda device: capabilities[getattr(device, "index", device)],
+    )  # fmt: skip
+    backends.load.cache_clear()
+    monkeypatch.setattr(triton_backend, "fault", lambda *_: None)
+    monkeypatch.setattr(triton_backend, "DEVICES", ("cuda",))
+    call = {"dtype": "uint8", "distance": "hamming"}
+    try:
+        for device in ("cuda", "cuda:0", torch.device("cuda", 0)):
+            assert choose("knn", device=device, **call)[0] == "triton"
+        for device in ("cuda:1", torch.device("cuda", 1)):
+            assert choose("knn", device=device, **call)[0] == "torch"
+        with pytest.raises(ValueError, match=r"triton: cuda:1 has compute capability 7.5, whose"):
+            choose("knn", device="cuda:1", backend="triton", **call)
+    finally:
+        backends.load.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -256,7 +275,8 @@ def test_kernels_that_fail_their_self_test_are_passed_over_but_not_where_they_we
     monkeypatch.delenv("BIASGEN_BACKEND", raising=False)
     call = {"device": "cpu", "dtype": "float32"}
     found = {"knn": "wrong", "tree_posterior": None}
-    monkeypatch.setattr(backends.load("torch")[0], "fault", found.get, raising=False)
+    of_op = lambda op, device: found[op]  # noqa: E731
+    monkeypatch.setattr(backends.load("torch")[0], "fault", of_op, raising=False)
     assert choose("tree_posterior", **call)[0] == "torch"
     with pytest.warns(RuntimeWarning, match=r"^backend: torch is passed over for knn: wrong$"):
         assert choose("knn", **call)[0] == "cpu"
@@ -285,13 +305,16 @@ def test_the_self_test_runs_once_on_a_device_and_not_under_capture(triton, monke
     monkeypatch.setattr(_triton_check, "check_denoiser", wrong)
     triton_backend._fault.cache_clear()
     try:
-        assert triton_backend.fault("knn") is None
+        assert triton_backend.fault("knn", "cuda") is None
         assert ran == []
         capturing[0] = False
         for _ in range(2):
-            assert triton_backend.fault("knn") is triton_backend.fault("range_count") is None
-            assert triton_backend.fault("empirical_denoise") == "RuntimeError: sums differ"
+            assert triton_backend.fault("knn", "cuda") is None
+            assert triton_backend.fault("range_count", torch.device("cuda:1")) is None
+            assert triton_backend.fault("empirical_denoise", "cuda:1") == "RuntimeError: sums differ"
         assert ran == [("search", 1), ("search", 1), ("denoiser", 1)]
+        triton_backend.fault("knn", "cuda:0")
+        assert ran[3:] == [("search", 0)]
     finally:
         triton_backend._fault.cache_clear()
 

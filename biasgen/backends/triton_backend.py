@@ -29,12 +29,21 @@ def probe() -> str | None:
         return f"triton cannot be imported ({error})"
     if "cpu" in DEVICES:
         return None
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    capability = min(torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count()))
-    if capability < _LEAST_CAPABILITY:
-        return "a device has compute capability {}.{}, whose int8 products Triton does not compile; want 8.0 or newer".format(*capability)
-    return None
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def device_refusal(device):
+    """Why this backend cannot run on tensors of `device` ("cuda" is the current one), or None."""
+    if "cpu" in DEVICES:
+        return None
+    capability = torch.cuda.get_device_capability(torch.device(device))
+    if capability >= _LEAST_CAPABILITY:
+        return None
+    of = "{}.{}".format(*capability)
+    return (
+        f"{device} has compute capability {of}, whose int8 products Triton does not compile;"
+        " want 8.0 or newer"
+    )
 
 
 def isa() -> None:
@@ -106,12 +115,16 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
-def fault(op):
-    """What the self-test found wrong with the kernels of `op` on the current device, or None. Run once in a process and device; not while
-    a CUDA graph is captured, nor interpreted. Out of memory is no fault, and raised."""
+def fault(op, device):
+    """What the self-test found wrong with the kernels of `op` on `device` ("cuda" is the current
+    one), or None. Run once in a process and device; not while a CUDA graph is captured, nor
+    interpreted. Out of memory is no fault, and raised.
+    """
     if "cpu" in DEVICES:
         return None
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = torch.device(device)
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     return None if is_capturing(device) else _fault(device, op == "empirical_denoise")
 
 

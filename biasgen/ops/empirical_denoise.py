@@ -91,7 +91,7 @@ def _computed(
     if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
         raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
     dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
-    _, module = choose("empirical_denoise", device=device.type, dtype=dtype, distance=kind, backend=backend)
+    _, module = choose("empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend)
     tensors = [values.to(device) for values in (*levels, log_p)]
     x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)
     return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
