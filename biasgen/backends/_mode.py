@@ -4,7 +4,9 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -60,6 +62,19 @@ def _some_thread_flushes(elements: int) -> bool:
 def is_capturing(device: torch.device) -> bool:
     """Whether work on `device` is being recorded into a CUDA graph: then nothing may be read back, timed, or made for later calls."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def used_here(value: Any) -> None:
+    """Says that the current stream reads the tensors in `value`: one, or a dataclass of them.
+
+    For what is kept between calls, which work on another stream may have made: when it is dropped,
+    torch's allocator gives its memory to nobody before this stream has come so far.
+    """
+    if is_dataclass(value):
+        for part in vars(value).values():
+            used_here(part)
+    elif isinstance(value, torch.Tensor) and value.is_cuda:
+        value.record_stream(torch.cuda.current_stream(value.device))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from biasgen.backends import _codes
+from biasgen.backends._mode import used_here
 from biasgen.backends._products import products
 from biasgen.backends._values import ON_SPHERE, points
 
@@ -53,6 +54,7 @@ def grid_of(prepared, slices, tile, max_memory):
         grid = Grid(prepared.distance, slices, center, unit, torch.inf)
         residuals = encode(sample, grid, tile).residual.sort().values
         prepared.packed[key] = Grid(prepared.distance, slices, grid.center, unit, 2 * float(residuals[int(0.9 * (len(residuals) - 1))]))
+    used_here(prepared.packed[key])
     return prepared.packed[key]
 
 

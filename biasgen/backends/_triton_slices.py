@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 
 from biasgen.backends import _slices
-from biasgen.backends._mode import is_capturing
+from biasgen.backends._mode import is_capturing, used_here
 from biasgen.backends._slices import Codes, Grid, int8_rows
 from biasgen.triton_kernels._tile import Slices, width
 
@@ -43,6 +43,7 @@ def kept(prepared, key, make):
     made, finished = prepared.packed[key]
     if finished is not None and not is_capturing(device):  # a capture begins when all before it is over
         torch.cuda.current_stream(device).wait_event(finished)
+    used_here(made)
     return made
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from biasgen import distances
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, used_here
 from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import Prepared, of_rows, of_tensors, prepare
@@ -93,6 +93,7 @@ def _computed(
     dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
     _, module = choose("empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend)
     tensors = [values.to(device) for values in (*levels, log_p)]
+    used_here(prepared)
     x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)
     return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
 
