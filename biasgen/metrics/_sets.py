@@ -1,5 +1,4 @@
-"""The sets of a metric: checked together, before any search; and the two searches that all metrics share."""
-from dataclasses import replace
+"""The sets of a metric: checked together before any search, and pooled."""
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
@@ -12,7 +11,6 @@ from biasgen.data.hygiene import ContentDisjoint, contents
 from biasgen.data.training_set import TrainingSet
 from biasgen.ops._rows import as_tensor, dtype_name, widened
 from biasgen.ops._streamed import Streamed, stream
-from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
 from biasgen.results import Credit
 
@@ -73,14 +71,17 @@ def views_of(*sets: Any) -> tuple[str, ...]:
 
 
 class Pool:
-    """The rows of two sets, first's first, searched as one reference, in the views of either. On the device of a tensor, if one is.
+    """The rows of two sets, first's first, searched as one reference. On the device of a tensor, if one is.
 
-    Two TrainingSets, or one and an array; the rows of a streamed one stay where they are, those of another are copied.
+    views: None: those of either set. The rows of a streamed TrainingSet stay where they are, those of
+    other sets are copied.
     """
 
-    def __init__(self, first: Any, second: Any, distance: str) -> None:
+    def __init__(
+        self, first: Any, second: Any, distance: str, views: tuple[str, ...] | None = None
+    ) -> None:
         self._sets = first, second
-        views = views_of(first, second)
+        views = views or views_of(first, second)
         block_rows = [rows.prepared.block_rows for rows in self._sets if getattr(rows, "streamed", False)]
         if block_rows:
             self.prepared = stream(tuple(rows_of(rows, "pool") for rows in self._sets), distance, "pool", views, min(block_rows))
@@ -116,30 +117,10 @@ def prepared(rows: Any, distance: str, views: tuple[str, ...] = ("identity",)) -
     return rows if hasattr(rows, "prepared") else TrainingSet(rows, distance, views)
 
 
-def nearest_distances(query: Any, reference: Any, distance: str) -> np.ndarray:
-    """(N,) distance of each query row to its nearest reference row."""
-    return to_numpy(knn(rows_of(query, "query"), reference, 1, distance=distance).distances)[:, 0]
-
-
 def pool_credit(gen: Any, pool: Any, distance: str) -> Credit:
     """The credit of the pool's rows for all of `gen`, as NumPy arrays."""
     credit = nearest_credit(rows_of(gen, "gen"), pool, distance=distance)
     return Credit(to_numpy(credit.weights), to_numpy(credit.distances), to_numpy(credit.tie_counts))
-
-
-def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: float | None) -> Credit:
-    """The credit of the pool's rows for the rows of `gen` that have one within `within` (None: for none of them).
-
-    `credit` is pool_credit of the same rows: only the near ones, mostly few, are searched again.
-    """
-    near = np.zeros(len(credit.distances), dtype=bool) if within is None else credit.distances <= within
-    if near.all():
-        return credit
-    if not near.any():
-        return replace(credit, weights=np.zeros_like(credit.weights), distances=credit.distances[:0], tie_counts=credit.tie_counts[:0])
-    rows = rows_of(gen, "gen")
-    mask = torch.from_numpy(near).to(rows.device) if isinstance(rows, torch.Tensor) else near
-    return pool_credit(rows[mask], pool, distance)
 
 
 def _kind(rows: np.ndarray | torch.Tensor) -> str:

@@ -1,19 +1,20 @@
-"""One call for one model: every metric that needs samples, on one set of searches, and whether the sets can be compared at all."""
+"""One call for one model: its metrics, on one set of searches, and whether the sets can be compared at all."""
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from biasgen.data.hygiene import check_ranges, describe
-from biasgen.metrics._sets import check_sets, check_settings, views_of
-from biasgen.metrics.one_model import one_model
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import choose, default_metrics, measure
 from biasgen.metrics.self_test import self_test, warnings_of
 from biasgen.results import SCHEMA, Result, json_safe
 
 
 @dataclass(frozen=True)
 class Report:
-    """metrics {name: Result}; sets {name: data.hygiene.describe of its rows}; params; self_tests {name: Result} of train against held-out
-    rows, see self_test; warnings: a sentence for each of them that failed."""
+    """metrics {name: Result}; sets {name: data.hygiene.describe of its rows}; params, with alpha and
+    threshold where near_copies is among the metrics; self_tests {name: Result} of train against
+    held-out rows, see self_test; warnings: a sentence for each of them that failed."""
 
     metrics: dict[str, Result]
     sets: dict[str, dict[str, Any]]
@@ -41,22 +42,47 @@ class Report:
 
 
 def evaluate(
-    *, gen: Any, train: Any, heldout: Any, alpha: float = 0.01, distance: str | None = None, permutations: int = 999, seed: int = 0
+    *,
+    gen: Any,
+    train: Any,
+    heldout: Any,
+    metrics: Any = None,
+    alpha: float = 0.01,
+    distance: str | None = None,
+    permutations: int = 999,
+    seed: int = 0,
 ) -> Report:
-    """one_model's metrics, with a description of the sets, and the self-test of train against heldout at the same seed. Arguments as there.
+    """Metrics of one model's samples, with a description of the sets, and the self-test of train against heldout.
 
-    Raises ValueError for sets that do not agree or, unless compared by hamming, cannot be on one scale (data.hygiene.check_ranges).
+    Args:
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one shape
+            and element type.
+        metrics: names of the registry (biasgen.metrics), {name: settings}, or
+            function(gen=, train=, heldout=) -> {name: Result}. None: train_affinity, near_affinity
+            (train_affinity with within=v, v being the threshold of near_copies), near_copies,
+            nn_divergence, nn_auc and, for distances other than hamming, nn_wasserstein and nn_ks.
+        alpha: of near_affinity and near_copies. distance: name; None: the TrainingSet's own, else by
+            element type. permutations: of every null. seed: of the nulls and of the self-test.
+
+    Returns:
+        Report. Its metrics are the Results of the functions of these names at the same settings.
+
+    Raises ValueError for sets that do not agree or, unless compared by hamming, cannot be on one scale
+    (data.hygiene.check_ranges), and for metrics that cannot be measured on these sets; TypeError for
+    one that returns no Result.
     """
-    check_settings(permutations=permutations, alpha=alpha)
     sets = {"gen": gen, "train": train, "heldout": heldout}
-    distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
+    settings = {"alpha": alpha, "distance": distance, "permutations": permutations, "seed": seed}
+    comparison = Comparison(**sets, **settings)
+    distance = comparison.distance
+    chosen = choose(default_metrics(distance) if metrics is None else metrics, given=sets)
     if distance != "hamming":     # symbols have no scale, in uint8 neither
         check_ranges(**sets)
-    metrics = one_model(**sets, alpha=alpha, distance=distance, permutations=permutations, seed=seed)
+    found = measure(comparison, chosen)
     tests = self_test(train=train, heldout=heldout, distance=distance, seed=seed)
     described = {name: rows.description if hasattr(rows, "description") else describe(rows) for name, rows in sets.items()}
-    params = metrics["near_copies"].params | {"views": views_of(*sets.values())}
-    return Report(metrics, described, params, tests, warnings_of(tests))
+    params = comparison.params | found["near_copies"].params if "near_copies" in found else comparison.params
+    return Report(found, described, params | {"views": comparison.views}, tests, warnings_of(tests))
 
 
 def _text(number: float | None) -> str:

@@ -3,7 +3,9 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import check_sets, nearest_distances, rows_of, to_numpy
+from biasgen.metrics._sets import rows_of, to_numpy
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Null, Result
 from biasgen.statistics.intervals import binomial_log_pmf, wilson
 
@@ -17,16 +19,12 @@ def expected_exact_copies(grammar: Any, train: Any) -> float:
     return float(np.exp(np.asarray(to_numpy(grammar.log_prob(distinct)), dtype=np.float64)).sum())
 
 
-def exact_copies(*, gen: Any, train: Any, expected: float, distance: str | None = None) -> Result:
-    """Share of the rows of `gen` (n, ...) that equal a row of `train` (m, ...), against the `expected` share of an unbiased sampler.
-
-    Given the training set the number of copies among n independent unbiased samples is binomial: p_value and null.q95 are its exact upper
-    tail, null.mean is `expected`. ci is Wilson's 95 % interval. Raises ValueError unless 0 < expected < 1.
-    """
+@register("exact_copies", needs=("gen", "train"))
+def measure(comparison: Comparison, *, expected: float) -> Result:
+    """exact_copies of the sets of a comparison."""
     if not 0 < expected < 1:
         raise ValueError(f"expected: want a share in (0, 1), got {expected!r}")
-    distance = check_sets(distance, train=train, gen=gen)
-    per_sample = nearest_distances(gen, train, distance)
+    per_sample = comparison.nearest_distances("gen", "train")
     n, count = len(per_sample), int((per_sample == 0).sum())
     pmf = np.exp(binomial_log_pmf(n, expected))
     q95 = int(np.searchsorted(np.cumsum(pmf), 0.95)) / n
@@ -37,6 +35,15 @@ def exact_copies(*, gen: Any, train: Any, expected: float, distance: str | None 
         p_value=min(1.0, float(pmf[count:].sum())),
         per_sample=per_sample,
         n_gen=n,
-        n_train=len(train),
-        params={"distance": distance},
+        n_train=len(comparison.train),
+        params={"distance": comparison.distance},
     )
+
+
+def exact_copies(*, gen: Any, train: Any, expected: float, distance: str | None = None) -> Result:
+    """Share of the rows of `gen` (n, ...) that equal a row of `train` (m, ...), against the `expected` share of an unbiased sampler.
+
+    Given the training set the number of copies among n independent unbiased samples is binomial: p_value and null.q95 are its exact upper
+    tail, null.mean is `expected`. ci is Wilson's 95 % interval. Raises ValueError unless 0 < expected < 1.
+    """
+    return measure(Comparison(gen=gen, train=train, distance=distance), expected=expected)

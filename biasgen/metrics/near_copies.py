@@ -3,10 +3,31 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import Pool, check_sets, check_settings, near_credit, nearest_distances, pool_credit, prepared, views_of
-from biasgen.metrics.train_affinity import affinity
+from biasgen.metrics import near_affinity
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics.intervals import wilson
+
+
+@register("near_copies")
+def measure(comparison: Comparison, *, alpha: float | None = None) -> Result:
+    """near_copies of the sets of a comparison; the placebo where it has one.
+
+    alpha: None: the comparison's.
+    """
+    near = near_affinity.measure(comparison, alpha=alpha)
+    alpha, v = comparison.alpha if alpha is None else alpha, near.params["within"]
+    no_placebo = comparison.placebo is None
+    return near_share(
+        comparison.nearest_distances("gen", "train"),
+        comparison.nearest_distances("heldout", "train"),
+        v,
+        placebo=None if no_placebo else comparison.nearest_distances("gen", "placebo"),
+        p_value=near.p_value,
+        n_train=len(comparison.train),
+        params=comparison.params | {"alpha": alpha, "threshold": v},
+    )
 
 
 def near_copies(
@@ -36,31 +57,9 @@ def near_copies(
 
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
-    check_settings(permutations=permutations, alpha=alpha)
-    distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
-    views = views_of(train, heldout, placebo)
-    train = prepared(train, distance, views)
-    to_heldout = nearest_distances(heldout, train, distance)
-    v = near_threshold(to_heldout, alpha)
-    pool = Pool(train, heldout, distance)
-    credit = near_credit(gen, pool, distance, pool_credit(gen, pool, distance), v)
-    params = {"distance": distance, "alpha": alpha, "threshold": v, "permutations": permutations, "seed": seed}
-    return near_share(
-        nearest_distances(gen, train, distance),
-        to_heldout,
-        v,
-        placebo=None if placebo is None else nearest_distances(gen, prepared(placebo, distance, views), distance),
-        p_value=affinity(credit, pool, n_train=len(train), permutations=permutations, seed=seed, params={}).p_value,
-        n_train=len(train),
-        params=params,
-    )
-
-
-def near_threshold(heldout: np.ndarray, alpha: float) -> float | int | None:
-    """The largest of the observed distances (h,) that at most a share `alpha` of them reach, or None."""
-    values, counts = np.unique(heldout, return_counts=True)
-    allowed = np.cumsum(counts) <= alpha * len(heldout)
-    return values[allowed][-1].item() if allowed.any() else None
+    sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
+    test = {"permutations": permutations, "seed": seed}
+    return measure(Comparison(**sets, distance=distance, alpha=alpha, **test))
 
 
 def near_share(

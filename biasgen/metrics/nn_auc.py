@@ -2,8 +2,16 @@
 from typing import Any
 
 from biasgen.metrics._nearest import compare
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics import two_sample
+
+
+@register("nn_auc")
+def measure(comparison: Comparison) -> Result:
+    """nn_auc of the sets of a comparison; the placebo where it has one."""
+    return compare(comparison, two_sample.auc)
 
 
 def nn_auc(
@@ -36,4 +44,4 @@ def nn_auc(
     Source: the U of Meehan et al. 2020, arXiv:2004.05675, without cells; null: docs/statistics.md.
     """
     sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
-    return compare(two_sample.auc, **sets, distance=distance, permutations=permutations, seed=seed)
+    return measure(Comparison(**sets, distance=distance, permutations=permutations, seed=seed))

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from biasgen.metrics._nearest import compare
-from biasgen.metrics._sets import check_sets, rows_of
+from biasgen.metrics._sets import rows_of
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics.histogram import JointHistogram, integer_bins, quantile_bins
 from biasgen.statistics.intervals import reflected
@@ -15,6 +17,16 @@ from biasgen.statistics.permutation import permuted_counts, upper_tail
 
 _REDRAWS = 999
 _PAPER_FLOOR = 1e-8     # below the share of one row in any study, so that an empty bin of r costs up to 18 nats: the authors' choice
+
+
+@register("nn_divergence")
+def measure(comparison: Comparison, *, compat: str | None = None) -> Result:
+    """nn_divergence of the sets of a comparison; the placebo where it has one."""
+    if compat not in (None, "paper"):
+        raise ValueError(f"compat: want None or 'paper', got {compat!r}")
+    largest = largest_distance(comparison.train, comparison.distance)
+    result = compare(comparison, partial(divergence, largest=largest, compat=compat))
+    return replace(result, params=result.params | {"compat": compat})
 
 
 def nn_divergence(
@@ -50,13 +62,9 @@ def nn_divergence(
     Raises ValueError for sets that do not agree, before any search.
     Source: Garnier-Brun et al. 2026, arXiv:2603.03469, Fig. 4a; smoothing and null: docs/statistics.md.
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat: want None or 'paper', got {compat!r}")
-    distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
-    test = partial(divergence, largest=largest_distance(gen, distance), compat=compat)
     sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
-    result = compare(test, **sets, distance=distance, permutations=permutations, seed=seed)
-    return replace(result, params=result.params | {"compat": compat})
+    test = {"permutations": permutations, "seed": seed}
+    return measure(Comparison(**sets, distance=distance, **test), compat=compat)
 
 
 def largest_distance(rows: Any, distance: str) -> int | None:

@@ -2,8 +2,16 @@
 from typing import Any
 
 from biasgen.metrics._nearest import compare
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics import two_sample
+
+
+@register("nn_wasserstein")
+def measure(comparison: Comparison) -> Result:
+    """nn_wasserstein of the sets of a comparison; the placebo where it has one."""
+    return compare(comparison, two_sample.wasserstein)
 
 
 def nn_wasserstein(
@@ -33,4 +41,4 @@ def nn_wasserstein(
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
     sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
-    return compare(two_sample.wasserstein, **sets, distance=distance, permutations=permutations, seed=seed)
+    return measure(Comparison(**sets, distance=distance, permutations=permutations, seed=seed))

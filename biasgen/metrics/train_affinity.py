@@ -4,10 +4,25 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import Pool, check_sets, check_settings, near_credit, pool_credit
+from biasgen.metrics._sets import Pool, check_settings
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Credit, Result
 from biasgen.statistics.intervals import share_interval
 from biasgen.statistics.permutation import subset_sums, upper_tail
+
+
+@register("train_affinity")
+def measure(comparison: Comparison, *, within: float | None = None) -> Result:
+    """train_affinity of the sets of a comparison."""
+    check_settings(within=within)
+    return affinity(
+        comparison.credit("gen", within=within),
+        comparison.pool(),
+        n_train=len(comparison.train),
+        **comparison.test,
+        params=comparison.params | {"within": within},
+    )
 
 
 def train_affinity(
@@ -33,14 +48,9 @@ def train_affinity(
 
     Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
     """
-    check_settings(permutations=permutations, within=within)
-    distance = check_sets(distance, train=train, gen=gen, heldout=heldout)
-    pool = Pool(train, heldout, distance)
-    credit = pool_credit(gen, pool, distance)
-    if within is not None:
-        credit = near_credit(gen, pool, distance, credit, within)
-    params = {"distance": distance, "within": within, "permutations": permutations, "seed": seed}
-    return affinity(credit, pool, n_train=len(train), permutations=permutations, seed=seed, params=params)
+    test = {"permutations": permutations, "seed": seed}
+    sets = {"gen": gen, "train": train, "heldout": heldout}
+    return measure(Comparison(**sets, distance=distance, **test), within=within)
 
 
 def affinity(credit: Credit, pool: Any, *, n_train: int, permutations: int, seed: int, params: dict[str, Any]) -> Result:
