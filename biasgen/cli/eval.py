@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gen", type=Path, required=True, help="generated rows")
     parser.add_argument("--heldout", type=Path, required=True, help="held-out rows, of the law and preprocessing of --train")
     parser.add_argument(
-        "--metrics", help="names of metrics, separated by commas; default: all that fit the rows; docs/statistics.md"
+        "--metrics",
+        help="names of metrics, separated by commas; default: see docs/statistics.md",
     )
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
     parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")

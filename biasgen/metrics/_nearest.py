@@ -1,4 +1,5 @@
-"""Nearest distances of generated rows against those of held-out rows, by any test of two samples."""
+"""Nearest distances of generated against held-out rows, by any test of two samples."""
+
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,13 +8,16 @@ from biasgen.results import Result
 
 
 def compare(comparison: Comparison, test: Callable[..., Result]) -> Result:
-    """test(pairs, permutations=, seed=) of d1(gen; train) and d1(heldout; train), as a metric's Result.
+    """The Result of test(pairs, permutations=, seed=), of d1(gen; train) and d1(heldout; train).
 
-    per_sample is d1(gen; train); placebo is the value against the rows of `placebo` in place of train's.
+    per_sample is d1(gen; train); placebo is the value against the rows of `placebo` in place of
+    train's.
     """
 
     def against(reference: str) -> Result:
-        gen, heldout = (comparison.nearest_distances(rows, reference) for rows in ("gen", "heldout"))
+        gen, heldout = (
+            comparison.nearest_distances(rows, reference) for rows in ("gen", "heldout")
+        )
         return replace(test([(gen, heldout)], **comparison.test), per_sample=gen)
 
     result = against("train")

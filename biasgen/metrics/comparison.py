@@ -1,4 +1,5 @@
 """A Comparison: the sets of rows that metrics compare, and the searches that the metrics share."""
+
 import copy
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -70,7 +71,7 @@ class Comparison:
         self._of_samples: dict[Hashable, Any] = {}
 
     def with_samples(self, gen: Any, twin_gen: Any = None) -> "Comparison":
-        """The same sets and settings with other samples, and with what was found without samples."""
+        """The same with other samples; what was found without samples is kept."""
         check_sets(self.distance, train=self.train, gen=gen, twin_gen=twin_gen)
         other = copy.copy(self)
         other.gen, other.twin_gen, other._of_samples = gen, twin_gen, {}
@@ -92,7 +93,7 @@ class Comparison:
         return {"distance": self.distance} | self.test
 
     def nearest(self, query: Any, reference: Any, k: int = 1) -> Neighbours:
-        """biasgen.knn of two of the sets, named or handed over; NumPy arrays."""
+        """biasgen.knn of two of the sets, by name or by their rows; NumPy arrays."""
         names = self._name(query, "query"), self._name(reference, "reference")
 
         def search() -> Neighbours:
@@ -139,8 +140,10 @@ class Comparison:
             if not near.any():
                 parts = {"distances": whole.distances[:0], "tie_counts": whole.tie_counts[:0]}
                 return replace(whole, weights=np.zeros_like(whole.weights), **parts)
-            chosen = torch.from_numpy(near).to(rows.device) if isinstance(rows, torch.Tensor) else near
-            return pool_credit(rows[chosen], pool, self.distance)     # mostly few are searched again
+            chosen = (
+                torch.from_numpy(near).to(rows.device) if isinstance(rows, torch.Tensor) else near
+            )
+            return pool_credit(rows[chosen], pool, self.distance)  # mostly few are searched again
 
         return self._keep(("credit", name, *reference, within), search, (name, *reference))
 
@@ -165,4 +168,6 @@ class Comparison:
             if rows is given or (isinstance(rows, str) and rows == name):
                 return name
         got = repr(rows) if isinstance(rows, str) else f"another {type(rows).__name__}"
-        raise ValueError(f"{argument}: want one of the sets given, {', '.join(self.sets)}, got {got}")
+        raise ValueError(
+            f"{argument}: want one of the sets given, {', '.join(self.sets)}, got {got}"
+        )

@@ -1,4 +1,5 @@
-"""Exact copies on trees, where a sampler without bias makes some by chance: the expected share is known exactly."""
+"""Exact copies on trees, where the share that a sampler makes by chance is known exactly."""
+
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from biasgen.statistics.intervals import binomial_log_pmf, wilson
 
 
 def expected_exact_copies(grammar: Any, train: Any) -> float:
-    """Probability that a fresh sentence of `grammar` is one of the rows of `train` (m, L): the sum of P over its distinct rows.
+    """Probability that a fresh sentence of `grammar` is a row of `train` (m, L).
 
-    Exact up to the rounding of grammar.log_prob. On the paper's grammar (q = 6, L = 16) it is about 1 % at m = 12 000.
+    It is the sum of P over the distinct rows.
+
+    Exact up to the rounding of grammar.log_prob. On the paper's grammar (q = 6, L = 16) it is about
+    1 % at m = 12 000.
     """
     distinct = np.unique(to_numpy(rows_of(train, "train")), axis=0)
     return float(np.exp(np.asarray(to_numpy(grammar.log_prob(distinct)), dtype=np.float64)).sum())
@@ -41,9 +45,12 @@ def measure(comparison: Comparison, *, expected: float) -> Result:
 
 
 def exact_copies(*, gen: Any, train: Any, expected: float, distance: str | None = None) -> Result:
-    """Share of the rows of `gen` (n, ...) that equal a row of `train` (m, ...), against the `expected` share of an unbiased sampler.
+    """Share of the rows of `gen` (n, ...) that equal a row of `train` (m, ...).
 
-    Given the training set the number of copies among n independent unbiased samples is binomial: p_value and null.q95 are its exact upper
-    tail, null.mean is `expected`. ci is Wilson's 95 % interval. Raises ValueError unless 0 < expected < 1.
+    It is compared with the `expected` share of an unbiased sampler.
+
+    Given the training set the number of copies among n independent unbiased samples is binomial:
+    p_value and null.q95 are its exact upper tail, null.mean is `expected`. ci is Wilson's 95 %
+    interval. Raises ValueError unless 0 < expected < 1.
     """
     return measure(Comparison(gen=gen, train=train, distance=distance), expected=expected)

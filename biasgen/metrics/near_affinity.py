@@ -1,4 +1,5 @@
-"""Near affinity: train affinity among the generated rows that lie within the near-copy threshold."""
+"""Near affinity: train affinity among the generated rows within the near-copy threshold."""
+
 import numpy as np
 
 from biasgen.metrics._sets import check_settings
@@ -12,8 +13,8 @@ from biasgen.results import Result
 def measure(comparison: Comparison, *, alpha: float | None = None) -> Result:
     """biasgen.train_affinity with within=v, where v is the threshold of biasgen.near_copies.
 
-    alpha: see there; None: the comparison's. params["within"] is v, or None where there is none: then
-    no row counts and p = 1. Source: biasgen, docs/statistics.md.
+    alpha: see there; None: the comparison's. params["within"] is v, or None where there is none:
+    then no row counts and p = 1. Source: biasgen, docs/statistics.md.
     """
     alpha = comparison.alpha if alpha is None else alpha
     check_settings(alpha=alpha)
@@ -28,11 +29,11 @@ def measure(comparison: Comparison, *, alpha: float | None = None) -> Result:
             params=comparison.params | {"within": v},
         )
 
-    return comparison.keep(("near_affinity", v), near)     # near_copies takes its p
+    return comparison.keep(("near_affinity", v), near)  # near_copies takes its p
 
 
 def near_threshold(heldout: np.ndarray, alpha: float) -> float | int | None:
-    """The largest of the observed distances (h,) that at most a share `alpha` of them reach, or None."""
+    """The largest of the distances (h,) that at most a share `alpha` of them reach, or None."""
     values, counts = np.unique(heldout, return_counts=True)
     allowed = np.cumsum(counts) <= alpha * len(heldout)
     return values[allowed][-1].item() if allowed.any() else None

@@ -1,4 +1,5 @@
-"""Near-copies: the share of generated rows closer to the training set than held-out rows (almost) ever are."""
+"""Near-copies: the share of generated rows nearer to train than held-out rows almost ever are."""
+
 from typing import Any
 
 import numpy as np
@@ -41,21 +42,27 @@ def near_copies(
     permutations: int = 999,
     seed: int = 0,
 ) -> Result:
-    """Share of the rows of `gen` within v of `train`, where v is the largest observed held-out distance whose held-out share is <= alpha.
+    """Share of the rows of `gen` within v of `train`.
+
+    v is the largest observed held-out distance whose held-out share is <= alpha.
 
     Args:
-        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one shape and element type.
-        placebo: rows the model never saw (another model's training set); the result's placebo is the share of gen within the same v of it.
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one
+            shape and element type.
+        placebo: rows the model never saw (another model's training set); the result's placebo is
+            the share of gen within the same v of it.
         alpha: share of held-out rows allowed within v.
         distance: name; None: the TrainingSet's own, else by element type.
         permutations, seed: of the test, which is near affinity at v (train_affinity with within=v).
 
     Returns:
-        Result with heldout = share of held-out rows within v, a Wilson interval that treats generated rows as independent, the p of near
-        affinity, and per_sample = distances to train. params["threshold"] is v, or None where even the smallest held-out distance is
-        too common: then no row counts and p = 1.
+        Result with heldout = share of held-out rows within v, a Wilson interval that treats
+        generated rows as independent, the p of near affinity, and per_sample = distances to train.
+        params["threshold"] is v, or None where even the smallest held-out distance is too common:
+        then no row counts and p = 1.
 
-    Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
+    Raises ValueError for sets that do not agree, before any search. Source: biasgen,
+    docs/statistics.md.
     """
     sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
     test = {"permutations": permutations, "seed": seed}
@@ -72,7 +79,7 @@ def near_share(
     n_train: int,
     params: dict[str, Any],
 ) -> Result:
-    """The Result from distances to the training set (gen (n,), heldout (h,)) and to the placebo set (placebo (n,))."""
+    """The Result of the distances gen (n,) and heldout (h,) to train, and placebo (n,) of gen."""
     reach = -1 if v is None else v
     count = int((gen <= reach).sum())
     return Result(

@@ -1,4 +1,5 @@
 """The registry of metrics: their names, what each needs, and the one way in which they are run."""
+
 import importlib
 import inspect
 import pkgutil
@@ -17,7 +18,9 @@ GROUP = "biasgen.metrics"
 SETS = ("gen", "train", "heldout", "placebo", "twin_gen", "twin_train")
 """The sets of rows that a Comparison may hold."""
 ONE_MODEL = ("train_affinity", "near_affinity", "near_copies", "nn_divergence", "nn_auc")
+"""What is measured of one model unless other metrics are asked for."""
 MANY_VALUES = ("nn_wasserstein", "nn_ks")
+"""As well, for distances of many values: all but hamming, whose few values have a bin each."""
 
 MetricFunction = Callable[..., Result | dict[str, Result]]
 """function(comparison, **settings)."""
@@ -43,7 +46,7 @@ def register(
     """Decorator that makes function(comparison, **settings) the metric `name`.
 
     Args:
-        name: an identifier. evaluate, the monitor, the command line and the JSON call the metric so.
+        name: an identifier. evaluate, the monitor, the command line and the JSON call it so.
         needs: the sets without which it is not run: some of "gen", "train", "heldout", "placebo",
             "twin_gen", "twin_train".
 
@@ -58,7 +61,9 @@ def register(
     needs = tuple(needs)
     unknown = [entry for entry in needs if entry not in SETS]
     if unknown:
-        raise ValueError(f"needs: want some of {', '.join(SETS)}, got {', '.join(map(repr, unknown))}")
+        raise ValueError(
+            f"needs: want some of {', '.join(SETS)}, got {', '.join(map(repr, unknown))}"
+        )
 
     def add(function: MetricFunction) -> MetricFunction:
         other = _METRICS.get(name)
@@ -85,7 +90,9 @@ def find(name: str) -> Metric:
         for point in entry_points(group=GROUP, name=name):
             point.load()
             if name not in _METRICS:
-                raise ValueError(f"metrics: entry point {name!r} ({point.value}) does not register {name!r}")
+                raise ValueError(
+                    f"metrics: entry point {name!r} ({point.value}) does not register {name!r}"
+                )
     if name not in _METRICS:
         raise ValueError(f"metrics: unknown {name!r}, want some of {', '.join(known())}")
     return _METRICS[name]
@@ -98,7 +105,7 @@ def default_metrics(distance: str, *, twins: bool = False) -> tuple[str, ...]:
     """
     if twins:
         return ("split_comparison",)
-    return ONE_MODEL if distance == "hamming" else ONE_MODEL + MANY_VALUES   # whose few values want bins
+    return ONE_MODEL if distance == "hamming" else ONE_MODEL + MANY_VALUES
 
 
 def choose(metrics: Any, *, given: Iterable[str], beside: Iterable[str] = ()) -> Chosen:
@@ -116,15 +123,15 @@ def choose(metrics: Any, *, given: Iterable[str], beside: Iterable[str] = ()) ->
     if callable(metrics):
         name = getattr(metrics, "__name__", type(metrics).__name__)
         return [*choose(beside, given=given), (name, lambda comparison: metrics(**comparison.sets))]
-    wanted = dict.fromkeys(beside, {}) | _settings(metrics)
+    wanted = {name: {} for name in beside} | _settings(metrics)
     return [(name, _ready(find(name), settings, set(given))) for name, settings in wanted.items()]
 
 
 def measure(comparison: Any, chosen: Chosen) -> dict[str, Result]:
     """{name: Result} of the chosen metrics of a Comparison, in their order.
 
-    Raises TypeError for a metric that returns anything but a Result or {name: Result}, and ValueError
-    for one that returns a name a second time. Both errors name the metric.
+    Raises TypeError for a metric that returns anything but a Result or {name: Result}, and
+    ValueError for one that returns a name a second time. Both errors name the metric.
     """
     found: dict[str, Result] = {}
     for name, function in chosen:
@@ -132,7 +139,9 @@ def measure(comparison: Any, chosen: Chosen) -> dict[str, Result]:
         results = _checked(name, {name: results} if isinstance(results, Result) else results)
         twice = sorted(found.keys() & results.keys())
         if twice:
-            raise ValueError(f"metrics: {name!r} returned {', '.join(twice)}, which another metric returned")
+            raise ValueError(
+                f"metrics: {name!r} returned {', '.join(twice)}, which another metric returned"
+            )
         found |= results
     return found
 
@@ -140,10 +149,13 @@ def measure(comparison: Any, chosen: Chosen) -> dict[str, Result]:
 def _settings(metrics: Any) -> dict[str, Mapping[str, Any]]:
     if isinstance(metrics, Mapping):
         wanted = dict(metrics)
-    elif isinstance(metrics, Iterable):
-        wanted = {name: {} for name in ([metrics] if isinstance(metrics, str) else metrics)}
     else:
-        raise TypeError(f"metrics: want names, {{name: settings}} or a function, got {metrics!r}")
+        names = [metrics] if isinstance(metrics, str) else metrics
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                f"metrics: want names, {{name: settings}} or a function, got {metrics!r}"
+            )
+        wanted = {name: {} for name in names}
     for name, settings in wanted.items():
         if not isinstance(settings, Mapping):
             raise TypeError(f"metrics: want a dict of settings of {name!r}, got {settings!r}")
@@ -167,10 +179,14 @@ def _checked(name: str, results: Any) -> Mapping[str, Result]:
         raise TypeError(f"metrics: {name!r} returned {type(results).__name__}, {wanted}")
     for key, result in results.items():
         if not isinstance(key, str) or not isinstance(result, Result):
-            raise TypeError(f"metrics: {name!r} returned {type(result).__name__} for {key!r}, {wanted}")
+            raise TypeError(
+                f"metrics: {name!r} returned {type(result).__name__} for {key!r}, {wanted}"
+            )
         if not isinstance(result.value, Real):
             kind = type(result.value).__name__
-            raise TypeError(f"metrics: {name!r} returned a Result whose value is {kind}, want a number")
+            raise TypeError(
+                f"metrics: {name!r} returned a Result whose value is {kind}, want a number"
+            )
     return results
 
 

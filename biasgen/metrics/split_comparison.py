@@ -1,4 +1,5 @@
 """Two models trained on disjoint sets: does each lie nearer to its own than to the other's?"""
+
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,30 +42,38 @@ def split_comparison(
     permutations: int = 999,
     seed: int = 0,
 ) -> SplitResult:
-    """Compare two models through the sets that one saw and the other did not. Every number is the mean of both models.
+    """Compare two models through the sets that one saw and the other did not.
+
+    Every number is the mean of both models.
 
     Args:
         gen_a, gen_b (n, ...): rows of each model; row i of both from the same noise.
-        train_a (m_a, ...), train_b (m_b, ...): the disjoint training sets; a TrainingSet is searched as it was prepared.
+        train_a (m_a, ...), train_b (m_b, ...): the disjoint training sets; a TrainingSet is
+            searched as it was prepared.
         heldout (h, ...): rows that neither model saw.
-        alpha: share of held-out rows allowed within the near-copy threshold v: the largest observed held-out distance for which the mean
-            over both training sets of the held-out share within it is <= alpha. Swapping the models does not change it.
+        alpha: share of held-out rows allowed within the near-copy threshold v: the largest observed
+            held-out distance for which the mean over both training sets of the held-out share
+            within it is <= alpha. Swapping the models does not change it.
         distance: name; None: the TrainingSet's own, else by element type.
         permutations, seed: of every null.
 
     Returns:
-        SplitResult. own_share and near_own_share: (share of gen_a nearest to train_a + share of gen_b nearest to train_b) / 2 in the
-        pool of both training sets, ties counted fractionally, null exactly 1/2; one relabeling of the pool serves both models.
-        near_own_share counts the samples with a pool row within v; a model that has none enters with the share of a uniform credit,
-        its own null. Their n_gen and n_train count both models. kl_own and kl_placebo: nn_divergence against the own and the other
-        training set, null by relabeling a row for both models at once; auc_own and auc_placebo likewise, see nn_auc. That null is exact
-        where both models make the same sample of the same noise; for independent samples the AUC's size is 2-9 % at a nominal 5 %.
-        near_copies: near_copies at v, p of near_own_share, Wilson interval at n rows, since the same noise may give both models the same
-        sample.
-        twin_distance: mean distance of row i of gen_a to row i of gen_b, per_sample (n,), normal interval over these rows; it has no null.
-        per_sample of the own numbers is (2, n), the distances of gen_a and gen_b to their own training set; of the placebos to the other.
+        SplitResult. own_share and near_own_share: (share of gen_a nearest to train_a + share of
+        gen_b nearest to train_b) / 2 in the pool of both training sets, ties counted fractionally,
+        null exactly 1/2; one relabeling of the pool serves both models. near_own_share counts the
+        samples with a pool row within v; a model that has none enters with the share of a uniform
+        credit, its own null. Their n_gen and n_train count both models. kl_own and kl_placebo:
+        nn_divergence against the own and the other training set, null by relabeling a row for both
+        models at once; auc_own and auc_placebo likewise, see nn_auc. That null is exact where both
+        models make the same sample of the same noise; for independent samples the AUC's size is 2-9
+        % at a nominal 5 %. near_copies: near_copies at v, p of near_own_share, Wilson interval at n
+        rows, since the same noise may give both models the same sample. twin_distance: mean
+        distance of row i of gen_a to row i of gen_b, per_sample (n,), normal interval over these
+        rows; it has no null. per_sample of the own numbers is (2, n), the distances of gen_a and
+        gen_b to their own training set; of the placebos to the other.
 
-    Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
+    Raises ValueError for sets that do not agree, before any search. Source: biasgen,
+    docs/statistics.md.
     """
     check_settings(permutations=permutations, alpha=alpha)
     distance = check_sets(
@@ -72,9 +81,16 @@ def split_comparison(
     )
     if len(gen_b) != len(gen_a):
         raise ValueError(
-            f"gen_b: want {len(gen_a)} rows as in gen_a (row i of both from the same noise), got {len(gen_b)}"
+            f"gen_b: want {len(gen_a)} rows as in gen_a (row i of both from the same noise), "
+            f"got {len(gen_b)}"
         )
-    sets = {"gen": gen_a, "twin_gen": gen_b, "train": train_a, "twin_train": train_b, "heldout": heldout}
+    sets = {
+        "gen": gen_a,
+        "twin_gen": gen_b,
+        "train": train_a,
+        "twin_train": train_b,
+        "heldout": heldout,
+    }
     comparison = Comparison(
         **sets, distance=distance, alpha=alpha, permutations=permutations, seed=seed
     )

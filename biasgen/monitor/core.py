@@ -71,7 +71,8 @@ class BiasMonitor:
         distance: as in biasgen.train_affinity.
         metrics: what is recorded beside those of biasgen.evaluate, or with a twin of
             biasgen.split_comparison: names of the registry (biasgen.metrics), {name: settings}, or
-            function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) -> {name: Result}.
+            function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) ->
+            {name: Result}.
         params: settings of the run, kept in line 1 of the record.
 
     Attributes:
@@ -125,8 +126,9 @@ class BiasMonitor:
         chosen = []
         if sampler is not None:
             used = check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
-            given = {"gen", "train", "heldout"} | (set() if twin_train is None else {"twin_gen", "twin_train"})
-            beside = default_metrics(used, twins=twin_train is not None)
+            twins = twin_train is not None
+            given = ("gen", "train", "heldout", *(("twin_gen", "twin_train") if twins else ()))
+            beside = default_metrics(used, twins=twins)
             chosen = choose(() if metrics is None else metrics, given=given, beside=beside)
         sets = {"train": train, "heldout": heldout, "twin_train": twin_train}
         described = {name: describe(_array(rows)) for name, rows in sets.items() if rows is not None}
@@ -243,7 +245,9 @@ class BiasMonitor:
         name = "nn_divergence" if self._evaluation.twin_train is None else "kl_own"
         results = [record.metrics[name] for record in self.history]
         heldout = self._evaluation.heldout_distances
-        pairs = [list(zip(np.atleast_2d(result.per_sample), heldout, strict=True)) for result in results]
+        pairs = [
+            list(zip(np.atleast_2d(result.per_sample), heldout, strict=True)) for result in results
+        ]
         largest = largest_distance(self.heldout, self._evaluation.comparison.distance)
         curve, redrawn = divergence_curve(pairs, largest=largest, seed=self._evaluation.seed)
         return lowest([record.step for record in self.history], curve, redrawn, null_q95=[result.null.q95 for result in results])

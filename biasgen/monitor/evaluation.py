@@ -34,8 +34,8 @@ _RELABELINGS = 49     # of the probe: setting it up costs as much as some evalua
 class Evaluation:
     """Calls of it, (model, twin=None) -> {name: Result}, draw the same noise every time. Fields: see BiasMonitor.
 
-    sampler or denoiser (with schedule) may be None, not both. metrics: what is measured of samples, ready
-    to run. permutations: of the nulls of samples. seed: of everything.
+    sampler or denoiser (with schedule) may be None, not both. metrics: what is measured of samples,
+    ready to run. permutations: of the nulls of samples. seed: of everything.
     """
 
     train: Any
