@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heldout", type=Path, required=True, help="held-out rows, of the law and preprocessing of --train")
     parser.add_argument(
         "--metrics",
-        help="names of metrics, separated by commas; default: see docs/statistics.md",
+        help="names, separated by commas, of other metrics to measure; a wrong name lists them",
     )
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
     parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
