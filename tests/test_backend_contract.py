@@ -29,7 +29,7 @@ def breaches(module):
     if found:
         return found
     written = functions_of(_contract.Ops)
-    offered = functions_of(_contract.SelfTested) | {"probe": _contract.Backend.probe}
+    offered = functions_of(_contract.ByDevice) | {"probe": _contract.Backend.probe}
     wanted = {name: f for name, f in offered.items() if hasattr(module, name)}
     for op, takes in module.OPS.items():
         if op not in written:

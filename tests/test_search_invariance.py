@@ -1,6 +1,7 @@
 """Float searches: blocks, bounds and the state of the caller's process; what must not matter everywhere is in test_promise.py."""
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.host_reads import NoHostReads
 from biasgen import TrainingSet, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
-from biasgen.backends import _screens, torch_backend
+from biasgen.backends import _screens, _search, torch_backend
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops import _nearest
 from biasgen.ops import knn as knn_module
@@ -165,3 +167,17 @@ def test_an_error_restores_the_mode():
         assert bool(torch.full((1,), 5e-324, dtype=torch.float64) == 0)
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_no_thread_is_looked_at_for_work_on_a_device(monkeypatch):
+    """All of them would be, by a tensor on the CPU, at every call; a CUDA graph may not read one."""
+    large = torch.empty((1 << 20, 1 << 10), device="meta")
+    prepared = SimpleNamespace(rows=large, integer=False)
+    monkeypatch.setattr(_search, "knn", lambda *_: "found")
+    with NoHostReads():
+        with exact_arithmetic():
+            pass
+        assert torch_backend.knn(large, prepared, 1) == "found"
+    monkeypatch.setattr(torch, "full", pytest.fail)
+    with exact_arithmetic(1 << 30, torch.device("cuda")):
+        pass

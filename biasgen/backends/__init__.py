@@ -57,14 +57,19 @@ def _imported(name: str) -> tuple[ModuleType | None, str | None]:
         return None, str(error)
 
 
-def refusal(name: str, op: str, *, device: str, dtype: str, distance: str | None = None, case: Any = None) -> str | None:
-    """Why backend `name` cannot run this call, or None."""
+def refusal(
+    name: str, op: str, *, device: Any, dtype: str, distance: str | None = None, case: Any = None
+) -> str | None:
+    """Why backend `name` cannot run this call on tensors of `device`, a torch.device or its name, or None."""
     module, why = _imported(name)
     if module is None:
         return why
-    if device not in module.DEVICES:  # said first: a probe may start CUDA, which a call on CPU tensors must not
+    # Said first: a probe may start CUDA, which a call on CPU tensors must not.
+    if str(device).partition(":")[0] not in module.DEVICES:
         return f"takes tensors on {', '.join(module.DEVICES)}, got {device}"
     why = load(name)[1]
+    if not why and hasattr(module, "device_refusal"):
+        why = module.device_refusal(device)
     if why:
         return why
     if op not in module.OPS:

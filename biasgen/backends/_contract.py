@@ -30,11 +30,15 @@ class Backend(Protocol):
         """Why this backend cannot run here, or None. Never raises, prints or builds anything."""
 
 
-class SelfTested(Backend, Protocol):
-    """A backend whose kernels may be wrong on a device that nobody has tried."""
+class ByDevice(Backend, Protocol):
+    """What a backend has, too, where devices of one type differ. device: a torch.device or a name;
+    "cuda" is the current one."""
 
-    def fault(self, op: str) -> str | None:
-        """What a self-test of the kernels of `op` found wrong on the current device, or None.
+    def device_refusal(self, device: Any) -> str | None:
+        """Why this backend cannot run on this device, or None. Never raises, prints or builds."""
+
+    def fault(self, op: str, device: Any) -> str | None:
+        """What a self-test of the kernels of `op` found wrong on this device, or None.
 
         It may build kernels. It is asked only where the caller has named no backend."""
 

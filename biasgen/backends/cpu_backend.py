@@ -55,8 +55,8 @@ def knn(query, prepared, k, max_memory=None):
     """See _contract.Ops. max_memory is of no concern: the kernels keep no table of distances."""
     search, _, operands = _search(query, prepared)
     n, source, multiplicity = len(query), on_host(query), prepared.multiplicity.numpy()
-    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64)
-    out = [values, *(torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n,), (n,)))]
+    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64, device="cpu")
+    out = [values, *(torch.empty(shape, dtype=torch.int64, device="cpu") for shape in ((n, k), (n,), (n,)))]
     arrays = [t.numpy() for t in out]
 
     def work(start, stop):
@@ -69,7 +69,7 @@ def knn(query, prepared, k, max_memory=None):
 def rows_within(query, prepared, radius, offsets):
     """See _contract.Ops."""
     _, search, operands = _search(query, prepared)
-    rows = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    rows = torch.empty(int(offsets[-1]), dtype=torch.int64, device="cpu")
     source, radius, offsets, out = on_host(query), radius.numpy(), offsets.numpy(), rows.numpy()
 
     def work(start, stop):
@@ -193,7 +193,8 @@ def tree_posterior(evidence, tree, levels):
 def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """(B, n, L) strings from the posteriors, int8 (int16 where Q > 127), -1 where impossible. Numbers come from seed, in the kernel."""
     B, L = evidence.shape[:2]
-    strings = torch.empty((B, n, L), dtype=torch.int8 if len(tree.root) <= 127 else torch.int16)
+    dtype = torch.int8 if len(tree.root) <= 127 else torch.int16
+    strings = torch.empty((B, n, L), dtype=dtype, device="cpu")
     array = strings.numpy()
     _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior_sample(*grammar, seed, at.start, array[at]))
     return strings

@@ -27,13 +27,13 @@ def isa() -> None:
 
 def knn(query, prepared, k, max_memory=None):
     """See _contract.Ops. Blocks whose temporaries take about max_memory bytes, here and below."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.knn(query, prepared, k, max_memory or MAX_MEMORY)
 
 
 def rows_within(query, prepared, radius, offsets):
     """See _contract.Ops."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         rows = _search.rows_within(query, prepared, radius, MAX_MEMORY)
     if len(rows) != int(offsets[-1]):
         raise ValueError("offsets: do not match the number of rows within the radius")
@@ -42,26 +42,26 @@ def rows_within(query, prepared, radius, offsets):
 
 def range_count(query, prepared, radius, max_memory=None):
     """See _contract.Ops."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.range_count(query, prepared, radius, max_memory or MAX_MEMORY)
 
 
 def distance_histogram(query, prepared, edges, max_memory=None):
     """See _contract.Ops."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.distance_histogram(query, prepared, edges, max_memory or MAX_MEMORY)
 
 
 def pairwise_distances(query, prepared, out):
     """See _contract.Ops."""
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _search.pairwise_distances(query, prepared, out, MAX_MEMORY)
 
 
 def paired_distances(a, b, distance):
     """See _contract.Ops."""
     block = max(1, MAX_MEMORY // (64 * a.shape[1]))
-    with exact_arithmetic(a.numel()):
+    with exact_arithmetic(a.numel(), a.device):
         pairs = zip(a.split(block), b.split(block), strict=True)
         values = torch.cat([pair_values(points(x, distance), points(y, distance), distance) for x, y in pairs])
         return rooted(values, distance)

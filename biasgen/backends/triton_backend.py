@@ -32,12 +32,21 @@ def probe() -> str | None:
         return f"triton cannot be imported ({error})"
     if "cpu" in DEVICES:
         return None
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    capability = min(torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count()))
-    if capability < _LEAST_CAPABILITY:
-        return "a device has compute capability {}.{}, whose int8 products Triton does not compile; want 8.0 or newer".format(*capability)
-    return None
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def device_refusal(device):
+    """Why this backend cannot run on tensors of `device` ("cuda" is the current one), or None."""
+    if "cpu" in DEVICES:
+        return None
+    capability = torch.cuda.get_device_capability(torch.device(device))
+    if capability >= _LEAST_CAPABILITY:
+        return None
+    of = "{}.{}".format(*capability)
+    return (
+        f"{device} has compute capability {of}, whose int8 products Triton does not compile;"
+        " want 8.0 or newer"
+    )
 
 
 def isa() -> None:
@@ -50,7 +59,7 @@ def knn(query, prepared, k, max_memory=None):
     from biasgen.backends import _triton_floats, _triton_slices
     from biasgen.triton_kernels.nearest import nearest
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         if not prepared.integer:
             return _triton_floats.knn(query, prepared, k, max_memory or MAX_MEMORY)
@@ -65,7 +74,7 @@ def rows_within(query, prepared, radius, offsets):
     """See _contract.Ops."""
     from biasgen.backends import _triton_floats
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         if prepared.integer:
             limit = radius * SQUARES[prepared.distance]
@@ -81,7 +90,7 @@ def range_count(query, prepared, radius, max_memory=None):
     """See _contract.Ops. One view."""
     from biasgen.backends import _triton_floats
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         searched = prepared.searched
         if not searched.integer:
@@ -95,17 +104,21 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
     rows are kept once more in two bytes a feature."""
     from biasgen.backends import _triton_denoise
 
-    with exact_arithmetic(_elements(x_t, prepared)):
+    with exact_arithmetic(_elements(x_t, prepared), x_t.device):
         _check(x_t, denoiser=True)
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
-def fault(op):
-    """What the self-test found wrong with the kernels of `op` on the current device, or None. Run once in a process and device; not while
-    a CUDA graph is captured, nor interpreted. Out of memory is no fault, and raised."""
+def fault(op, device):
+    """What the self-test found wrong with the kernels of `op` on `device` ("cuda" is the current
+    one), or None. Run once in a process and device; not while a CUDA graph is captured, nor
+    interpreted. Out of memory is no fault, and raised.
+    """
     if "cpu" in DEVICES:
         return None
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = torch.device(device)
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     return None if is_capturing(device) else _fault(device, op == "empirical_denoise")
 
 

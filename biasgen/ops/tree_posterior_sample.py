@@ -34,7 +34,7 @@ def tree_posterior_sample(
     philox.check(seed, n=n)
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, temperature)
     dtype = dtype_name(evidence, "log_field")
-    _, module = choose("tree_posterior_sample", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
+    _, module = choose("tree_posterior_sample", device=evidence.device, dtype=dtype, backend=backend, case=(tree, "leaves"))
 
     def numbers(start: int, stop: int) -> torch.Tensor:
         """(stop - start, n, draws) float64: those of rows start..stop."""

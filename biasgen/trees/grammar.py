@@ -10,7 +10,7 @@ import torch
 from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
-from biasgen.ops._rows import dtype_name
+from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops._trees import ARITIES, MASKED, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, block_of, checked_tree
 from biasgen.ops.tree_map import tree_map
 from biasgen.ops.tree_posterior import tree_posterior
@@ -307,7 +307,7 @@ class TreeGrammar:
             raise ValueError(f"compat: want None or 'paper', got {compat!r}")
         if tokens is None:
             raise ValueError("compat: 'paper' is a way to read tokens, got none")
-        symbols = torch.as_tensor(tokens).long()
+        symbols = as_tensor(tokens).long()
         masked = symbols == self.q + 1
         if bool((~masked & ((symbols < 0) | (symbols >= self.q))).any()):
             raise ValueError(

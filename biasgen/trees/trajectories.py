@@ -12,6 +12,7 @@ from biasgen.backends._cuda_trees import LEVEL
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
 from biasgen.ops import philox
+from biasgen.ops._rows import as_tensor
 from biasgen.trees.denoiser import TreeDenoiser
 from biasgen.trees.grammar import TreeGrammar
 
@@ -116,7 +117,7 @@ def launch_arguments(grammar, schedule, *, steps, start, t_start, device):
     if start is None:
         begin = {"start": (0.0, math.hypot(level.scale, level.sigma), 0, philox.START)}
     else:
-        tokens = torch.as_tensor(start)
+        tokens = as_tensor(start)
         sampler.one_hot(tokens, grammar.q, "start")
         begin = {"tokens": tokens.to(torch.int8).to(device), "start": (level.scale, level.sigma, times[0], philox.FORWARD)}
     return step_levels(grammar, schedule, times), begin
