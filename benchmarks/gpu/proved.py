@@ -16,15 +16,13 @@ class Proved:
         given = getattr(config, "workerinput", None)
         self.folder = Folder(None) if given else Folder.of_step()
         self.left_out = set(given["proved"]) if given else self.folder.proved
-        self.called: set[str] = set()
+        self.called: dict[str, float] = {}  # seconds of a call that has passed
         self.failed: set[str] = set()
-        self.none_left = False
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list) -> None:
         out = [item for item in items if item.nodeid in self.left_out]
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item.nodeid not in self.left_out]
-        self.none_left = bool(out) and not items
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node) -> None:
@@ -39,9 +37,9 @@ class Proved:
             why = str(crash.message if crash else report.longrepr).splitlines() or [""]
             self.folder.add(step=self.folder.step, failed=test, why=why[0][:200])
         if report.when == "call" and report.passed:
-            self.called.add(test)
-        if report.when == "teardown" and test in self.called - self.failed:
-            self.folder.add(step=self.folder.step, passed=test, seconds=round(report.duration, 2))
+            self.called[test] = round(report.duration, 2)
+        if report.when == "teardown" and test in self.called.keys() - self.failed:
+            self.folder.add(step=self.folder.step, passed=test, seconds=self.called[test])
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -51,7 +49,7 @@ class Proved:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Where all tests had passed before, the step passes."""
-        if self.none_left and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        if self.left_out and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK
 
 
