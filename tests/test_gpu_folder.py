@@ -1,5 +1,6 @@
 """The folder of `make gpu-check`: what it proves and keeps, and what a killed step leaves in it."""
 
+import os
 import zipfile
 from types import SimpleNamespace
 
@@ -88,7 +89,7 @@ def test_items_are_done_once(folder, capsys):
     assert reason(ValueError()) == "ValueError: "
 
 
-def test_details_replace_those_of_the_same_name(folder):
+def test_details_replace_those_of_the_same_name(folder, monkeypatch):
     folder.keep({"a/b.txt": "old", "c.txt": "kept"})
     folder.keep({"a/b.txt": "new"})
     with zipfile.ZipFile(folder.path / "details.zip") as details:
@@ -96,6 +97,7 @@ def test_details_replace_those_of_the_same_name(folder):
             "c.txt": b"kept",
             "a/b.txt": b"new",
         }
-    with pytest.raises(AttributeError):
-        folder.keep({"d.txt": None})
+    monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        folder.keep({"d.txt": "never whole"})
     assert [path.name for path in folder.path.iterdir()] == ["details.zip"]
