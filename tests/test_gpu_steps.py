@@ -305,6 +305,7 @@ def test_sweep_at_toy_size(monkeypatch, folder):
     sweep.run(folder, "cpu", "torch", (20, 150), (5, 40))
     passed = [line["passed"] for line in folder.lines() if "passed" in line]
     assert len(passed) == len(set(passed)) == len(sweep.SEARCHED) + len(sweep.DENOISED)
+    assert ": equal; " in sweep.preparation("cpu", 300, 24)
     numbers = iter(range(9))
     monkeypatch.setattr(sweep, "range_count", lambda *_: torch.tensor(next(numbers)))
     with pytest.raises(

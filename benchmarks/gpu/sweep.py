@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from benchmarks import duplicates
 from benchmarks.gpu.folder import Folder
 from biasgen import knn, range_count
 from biasgen.data.training_set import TrainingSet
@@ -131,8 +132,15 @@ def run(
         folder.once(f"{backend}: {entry}", lambda check=check: next(check()))
 
 
+def preparation(device: str, M: int, F: int) -> str:
+    """Equal rows found on the device as on the host, where copies and near-copies abound."""
+    return duplicates.line(torch.from_numpy(duplicates.near_duplicates(M, F)).to(device))
+
+
 def main() -> None:
     folder = Folder.of_step()
+    for M, F in ((1_000_000, 64), (50_000, 3072)):
+        folder.once(f"preparation, {M} x {F}", partial(preparation, "cuda", M, F))
     run(folder, "cuda", "triton", (3000, 60_000), (70, 20_000))
     run(folder, "cuda", "torch", (300, 20_000), (20, 5000))
     sys.exit(folder.failures > 0)
