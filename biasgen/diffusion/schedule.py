@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from biasgen.ops._rows import as_tensor
-
 from biasgen._numbers import is_whole
+from biasgen.ops._rows import as_tensor
 
 
 @dataclass(frozen=True)
