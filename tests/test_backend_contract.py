@@ -29,7 +29,8 @@ def breaches(module):
     if found:
         return found
     written = functions_of(_contract.Ops)
-    offered = functions_of(_contract.ByDevice) | {"probe": _contract.Backend.probe}
+    optional = functions_of(_contract.SelfTested) | functions_of(_contract.Selective)
+    offered = optional | {"probe": _contract.Backend.probe}
     wanted = {name: f for name, f in offered.items() if hasattr(module, name)}
     for op, takes in module.OPS.items():
         if op not in written:

@@ -30,15 +30,19 @@ class Backend(Protocol):
         """Why this backend cannot run here, or None. Never raises, prints or builds anything."""
 
 
-class ByDevice(Backend, Protocol):
-    """What a backend has, too, where devices of one type differ. device: a torch.device or a name;
-    "cuda" is the current one."""
+class Selective(Backend, Protocol):
+    """A backend that takes only some devices of its types."""
 
     def device_refusal(self, device: Any) -> str | None:
-        """Why this backend cannot run on this device, or None. Never raises, prints or builds."""
+        """Why it does not run on `device`, a torch.device or its name, or None. Never raises, prints
+        or builds anything."""
+
+
+class SelfTested(Backend, Protocol):
+    """A backend whose kernels may be wrong on a device that nobody has tried."""
 
     def fault(self, op: str, device: Any) -> str | None:
-        """What a self-test of the kernels of `op` found wrong on this device, or None.
+        """What a self-test of the kernels of `op` found wrong on `device`, or None.
 
         It may build kernels. It is asked only where the caller has named no backend."""
 

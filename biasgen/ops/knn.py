@@ -1,11 +1,11 @@
 """The k nearest reference rows of each query, exactly."""
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import check_memory, is_whole
 from biasgen.backends._mode import exact_arithmetic, is_capturing, memory_named
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
@@ -72,8 +72,7 @@ def knn(
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
     k = _checked_k(k, prepared, exclude_self)
-    if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
-        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    check_memory(max_memory)
     if exclude_self and len(rows) != prepared.n:
         raise ValueError(f"query: want the {prepared.n} rows of the reference with exclude_self, got {len(rows)}")
     chosen = _call(rows.device, prepared)
@@ -135,7 +134,7 @@ def like(query: Any, values: torch.Tensor) -> Any:
 
 def _checked_k(k: Any, prepared: Prepared | Streamed, exclude_self: bool) -> int:
     largest = min(MAX_K, prepared.n) if not exclude_self else min(MAX_K, prepared.n) - 1
-    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= largest:
+    if not is_whole(k, 1) or k > largest:
         raise ValueError(f"k: want a whole number in 1..{largest} ({prepared.n} reference rows), got {k!r}")
     return int(k)
 
