@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from biasgen.cli._sources import SOURCES, add_views, in_views
+from biasgen.cli._sources import SOURCES, add_distance, add_views, in_views
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names, separated by commas, of other metrics to measure; a wrong name lists them",
     )
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
-    parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
+    add_distance(parser)
     add_views(parser)
     parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")
     parser.add_argument("--seed", type=int, default=0, help="of the permutations and the self-test (default 0)")

@@ -1,13 +1,13 @@
 """The sets of a metric: checked together before any search, and pooled."""
 
 from functools import cached_property
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import is_number, is_whole
 from biasgen.data.hygiene import ContentDisjoint, contents
 from biasgen.data.training_set import TrainingSet
 from biasgen.ops._rows import as_tensor, dtype_name, widened
@@ -82,11 +82,11 @@ def check_settings(
     *, permutations: int = 1, alpha: float | None = None, within: float | None = None
 ) -> None:
     """ValueError for a setting that no test could run with."""
-    if not isinstance(permutations, Integral) or permutations < 1:
+    if not is_whole(permutations, 1):
         raise ValueError(f"permutations: want a whole number of at least 1, got {permutations!r}")
     if alpha is not None and not 0 < alpha < 1:
         raise ValueError(f"alpha: want a share in (0, 1), got {alpha!r}")
-    if within is not None and not (isinstance(within, Real) and within >= 0):
+    if within is not None and not (is_number(within) and within >= 0):
         raise ValueError(f"within: want a distance >= 0, got {within!r}")
 
 

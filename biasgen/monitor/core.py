@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_number, is_whole
 from biasgen._version import __version__
 from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
@@ -110,16 +111,16 @@ class BiasMonitor:
         if (denoiser is None) != (schedule is None):
             raise ValueError("denoiser, schedule: want both or neither")
         for name, count in (("n_samples", n_samples), ("probe_rows", probe_rows), ("looks", 1 if looks is None else looks)):
-            if not isinstance(count, Integral) or count < 1:
+            if not is_whole(count, 1):
                 raise ValueError(f"{name}: want a whole number of at least 1, got {count!r}")
         if not 0 < alpha < 1:
             raise ValueError(f"alpha: want a number in (0, 1), got {alpha!r}")
-        if not tolerance >= 0:
+        if not is_number(tolerance) or tolerance < 0:
             raise ValueError(f"tolerance: want an excess >= 0, got {tolerance!r}")
-        if max_fraction is not None and not max_fraction > 0:
+        if max_fraction is not None and not (is_number(max_fraction) and max_fraction > 0):
             raise ValueError(f"max_fraction: want a share of the training time > 0, got {max_fraction!r}")
         steps = [every] if isinstance(every, Integral) else list(every)
-        if not steps or min(steps) < 1 or steps != sorted(set(steps)):
+        if not steps or isinstance(every, bool) or min(steps) < 1 or steps != sorted(set(steps)):
             raise ValueError(f"every: want a positive number of steps, or increasing positive steps, got {every}")
         if sampler is None and (distance is not None or metrics is not None):
             raise ValueError("distance, metrics: go together with sampler=, they are about samples")

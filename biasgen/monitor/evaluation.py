@@ -149,7 +149,7 @@ class Evaluation:
     def _noise(self, n: int) -> tuple[tuple[None, int], dict[str, Any]]:
         """Arguments of the sampler but the model: (None, n), and its noise in the form that it takes."""
         if "generator" in inspect.signature(self.sampler).parameters:
-            return (None, n), {"generator": torch.Generator().manual_seed(self.seed)}
+            return (None, n), {"generator": torch.Generator("cpu").manual_seed(self.seed)}
         return (None, n), {"seed": self.seed, "offset": 0}
 
 

@@ -88,7 +88,7 @@ def _computed(
     """Marginals of what `levels` wants in one table, log_z, impossible, marginals of rules in one table; and the grammar."""
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, temperature)
     name, module = choose(
-        "tree_posterior", device=evidence.device.type, dtype=dtype_name(evidence, "log_field"), backend=backend, case=(tree, levels)
+        "tree_posterior", device=evidence.device, dtype=dtype_name(evidence, "log_field"), backend=backend, case=(tree, levels)
     )
     if is_capturing(evidence.device) and name != "cuda":
         raise ValueError(f"log_field: only the cuda backend runs while a CUDA graph is captured, got {name}, which reads it on the host")
