@@ -87,7 +87,7 @@ def test_the_program_that_compute_sanitizer_runs(options, tmp_path):
 
 
 def test_golden_values(kernels):
-    """Numbers of the authors' code (spec/tree.md, appendix A)."""
+    """Numbers of the authors' code for the same field."""
     field = 2 * np.sin(1.3 * np.arange(16)[:, None] + 0.7 * np.arange(6))
     got = tree_checks.posterior(kernels, PAPER, field[None])
     first = [0.024565453924, 0.380527280980, 0.054648962120, 0.067372361242, 0.455357737466, 0.017528204268]

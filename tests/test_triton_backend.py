@@ -37,7 +37,7 @@ def compiled(triton, monkeypatch):
     return ahead_of_time.compile_for
 
 
-@pytest.mark.parametrize("op", ["search", "denoise"])
+@pytest.mark.parametrize("op", ["search", "denoise", "measurements"])
 def test_in_the_interpreter(triton, op):
     """In a process of its own: Triton chooses its interpreter when a kernel is defined."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", f"tests/interpreted/triton_{op}.py"]

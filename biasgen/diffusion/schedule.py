@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from biasgen._numbers import is_whole
 from biasgen.ops._rows import as_tensor
 
 
@@ -68,7 +69,7 @@ class Schedule:
     @classmethod
     def flow(cls, T: int = 1000) -> "Schedule":
         """Straight lines from data to noise: scale = 1 - t / T, sigma = t / T (Lipman et al. 2023). At t = T the scale is 0."""
-        if T < 1:
+        if not is_whole(T, 1):
             raise ValueError(f"T: want at least 1 step, got {T}")
         t = np.arange(1, T + 1)
         return cls((T - t) / T, t / T)

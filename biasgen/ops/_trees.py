@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from biasgen._numbers import is_number
 from biasgen.ops._rows import as_tensor, dtype_name, widened
 
 MAX_LEAVES = 4096
 MAX_SYMBOLS = 256
 ARITIES = (2, 3, 4)
-MAX_RULES = 1 << 24  # of one level: what a sum in the kernels holds (csrc/cpu/tree_posterior-inl.h)
+MAX_RULES = 1 << 24  # of one level: what a sum in the kernels holds (csrc/cpu/tree_messages-inl.h)
 MASKED = -1
 """The token of a leaf that nobody saw."""
 
@@ -83,7 +84,7 @@ def checked(
     rows = as_array(rules)
     if rows.ndim != 2 or rows.shape[1] - 1 not in ARITIES or len(rows) == 0 or rows.dtype.kind not in "iu":
         raise ValueError(f"rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, got {rows.dtype} of shape {rows.shape}")
-    if not 0 < temperature < math.inf:
+    if not is_number(temperature) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature: want a finite number above 0, got {temperature}")
     if log_field is None and tokens is None:
         raise ValueError("log_field: want a log-field, tokens or both, got None and None")

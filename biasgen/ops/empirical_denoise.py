@@ -1,13 +1,13 @@
 """The exact denoiser of a finite set of rows: their mean, weighted by how likely each became x_t."""
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import check_memory
 from biasgen.backends._mode import exact_arithmetic, used_here
 from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
@@ -88,8 +88,7 @@ def _computed(
         raise ValueError(f"x_t: want a tensor on {device} as the rows, got {x_t.device}")
     levels = [_levels(scale, "scale", len(query), zero=True), _levels(sigma, "sigma", len(query), zero=False)]
     log_p, prepared = _log_probabilities(log_weights, prepared)
-    if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
-        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    check_memory(max_memory)
     dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
     _, module = choose("empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend)
     tensors = [values.to(device) for values in (*levels, log_p)]

@@ -1,12 +1,11 @@
 """How often each reference row is somebody's nearest, ties shared."""
-import math
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import is_number
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
@@ -40,7 +39,7 @@ def nearest_credit(
     """
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
-    if within is not None and (not isinstance(within, Real) or math.isnan(within)):
+    if within is not None and (not is_number(within)):
         raise ValueError(f"within: want a distance or None, got {within!r}")
     ordered_by = distances.get(prepared.distance).ordered_by
     _, module = choose("knn", device=rows.device, dtype=prepared.dtype, distance=ordered_by, backend=backend)

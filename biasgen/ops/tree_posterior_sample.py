@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops import philox
 from biasgen.ops._dispatch import choose
@@ -29,7 +30,7 @@ def tree_posterior_sample(
         log_field is, or tokens alone are; else on its device.
     Raises: TypeError, ValueError as tree_posterior; ValueError for n < 0.
     """
-    if n < 0:
+    if not is_whole(n, 0):
         raise ValueError(f"n: want a number of strings >= 0, got {n}")
     philox.check(seed, n=n)
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, temperature)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_number, is_whole
 from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
@@ -58,7 +59,7 @@ class TreeGrammar:
         rows = np.asarray(rules)
         if rows.ndim != 2 or rows.shape[1] - 1 not in ARITIES or len(rows) == 0 or rows.dtype.kind not in "iu":
             raise ValueError(f"rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, got {rows.dtype} of shape {rows.shape}")
-        if not 1 <= q <= MAX_SYMBOLS:
+        if not is_whole(q, 1) or q > MAX_SYMBOLS:
             raise ValueError(f"q: want 1..{MAX_SYMBOLS}, got {q}")
         _check_depth(rows.shape[1] - 1, depth)
         tree = checked_tree(q, depth, rows, weights, level_offsets, root)
@@ -95,9 +96,9 @@ class TreeGrammar:
         """
         if s not in ARITIES:
             raise ValueError(f"s: want 2, 3 or 4 children, got {s}")
-        if not 1 <= v <= MAX_SYMBOLS:
+        if not is_whole(v, 1) or v > MAX_SYMBOLS:
             raise ValueError(f"v: want 1..{MAX_SYMBOLS} symbols, got {v}")
-        if not 1 <= m <= v ** (s - 1) or v * m > MAX_RULES:
+        if not is_whole(m, 1) or m > v ** (s - 1) or v * m > MAX_RULES:
             raise ValueError(f"m: want 1..v**(s - 1) = {v ** (s - 1)} tuples a symbol, v m <= {MAX_RULES} in all, got {m}")
         _check_depth(s, depth)
         levels = []
@@ -120,12 +121,12 @@ class TreeGrammar:
         """The paper's grammar: all q*q pairs are shuffled and dealt to the parents, q each; the first q_eff of a parent are allowed, with
         softmax weights of N(0, sigma) logits; so every pair has at most one parent. Equal to the authors' for the same arguments.
         """
-        if not 1 <= q_eff <= q:
+        if not is_whole(q_eff, 1) or q_eff > q:
             raise ValueError(f"q_eff: want 1..q = {q}, got {q_eff}")
         _check_depth(2, depth)
-        if not 2 <= q <= MAX_SYMBOLS:
+        if not is_whole(q, 2) or q > MAX_SYMBOLS:
             raise ValueError(f"q: want 2..{MAX_SYMBOLS}, got {q}")
-        if not sigma >= 0:
+        if not is_number(sigma) or sigma < 0:
             raise ValueError(f"sigma: want a standard deviation >= 0, got {sigma}")
         stream = np.random.RandomState(seed)   # the legacy stream: this is what makes the grammar the authors'
         pairs = np.array([(a, b) for a in range(q) for b in range(q)])
@@ -170,7 +171,7 @@ class TreeGrammar:
         """The model of BP_k: the nodes of level k are drawn each by itself given the root, from their true law given it, and the rules hold
         below. k = 0 is this grammar, k = depth makes the leaves independent given the root. Posterior and log_prob are exact for it.
         """
-        if k not in range(self.depth + 1):
+        if not is_whole(k, 0) or k > self.depth:
             raise ValueError(f"k: want 0..{self.depth}, got {k}")
         if 8 * self.arity**k * self.q**2 > 1 << 30:
             raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
@@ -212,7 +213,7 @@ class TreeGrammar:
         By inverse distribution function, number 0 of a sample draws the root, the next, level by level, what each node becomes (where
         top > 0, first the nodes of that level).
         """
-        if n < 0:
+        if not is_whole(n, 0):
             raise ValueError(f"n: want a number of samples >= 0, got {n}")
         hung = len(self.channels)
         draws = 1 + hung + sum(self.arity**d for d in range(self.top, self.depth))
@@ -329,5 +330,5 @@ class TreeGrammar:
 
 def _check_depth(s: int, depth: int) -> None:
     deepest = max(d for d in range(1, 13) if s**d <= MAX_LEAVES)
-    if not 1 <= depth <= deepest:
+    if not is_whole(depth, 1) or depth > deepest:
         raise ValueError(f"depth: want 1..{deepest} for nodes with {s} children, got {depth}")
