@@ -114,7 +114,6 @@ def _reason(error: Exception) -> str:
 def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Record]:
     """The tree kernels of `native` (biasgen._cuda), and the same in torch: posterior in the linear domain, reverse steps one by one."""
     grammar, schedule = TreeGrammar.random(), Schedule.linear()
-    rules, weights = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights)
     level = schedule.at(50)
     few = min(B, 4096)   # drawn on the host, and repeated
     x_t = forward_process(one_hot(grammar.sample(few), 6), level, torch.randn(few, 16, 6))
@@ -122,10 +121,10 @@ def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Reco
     transitions = torch.from_numpy(grammar.transitions).float().to(device)
 
     def posterior():
-        return _cuda_trees.tree_posterior(native, field, rules, weights)
+        return _cuda_trees.tree_posterior(native, field, grammar.tree).marginals
 
-    right = tree_posterior(field[:256].cpu(), rules, weights, backend="torch").marginals
-    torch.testing.assert_close(posterior()[0][:256].cpu(), right, rtol=2e-5, atol=1e-30)
+    right = tree_posterior(field[:256].cpu(), grammar.tree, backend="torch").marginals
+    torch.testing.assert_close(posterior()[:256].cpu(), right, rtol=2e-5, atol=1e-30)
     linear = baselines.linear_posterior(transitions, field[:256])
     assert torch.allclose(linear.cpu(), right, rtol=1e-3, atol=1e-6), "the linear domain is not right on this evidence"
     spent = milliseconds(posterior, device)
@@ -139,12 +138,12 @@ def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Reco
 
     def fused():
         arguments = {"n": chains, "device": torch.device(device), **begin}
-        return _cuda_trees.tree_trajectory(native, grammar.rules, grammar.weights, levels, **arguments)
+        return _cuda_trees.tree_trajectory(native, grammar.tree, levels, **arguments)
 
     def unfused():
         x = torch.randn(chains, 16, 6, device=device)
         for step in levels:
-            x0_hat = _cuda_trees.tree_posterior(native, x * float(step["gamma"]), rules, weights)[0]
+            x0_hat = _cuda_trees.tree_posterior(native, x * float(step["gamma"]), grammar.tree).marginals
             x = float(step["c0"]) * x0_hat + float(step["ct"]) * x + float(step["std"]) * torch.randn_like(x)
         return x.argmax(-1)
 
@@ -152,13 +151,10 @@ def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Reco
     yield Record("trajectory", chains * len(levels) / spent / 1e3, "M steps/s", spent)
     yield attempt("one launch a step", unfused, chains * len(levels) / 1e3, "M steps/s", device, against="trajectory")
     wide = TreeGrammar.random(q=64, depth=4, q_eff=9)
-    others = torch.from_numpy(wide.rules), torch.from_numpy(wide.weights)
     many = torch.randn(max(1, B // 64), 16, 64, device=device) * 10
-    spent = milliseconds(lambda: _cuda_trees.tree_posterior(native, many, *others), device)
+    spent = milliseconds(lambda: _cuda_trees.tree_posterior(native, many, wide.tree), device)
     yield Record("64-symbol posterior", len(many) / spent / 1e3, "M samples/s", spent)
-    spent = milliseconds(
-        lambda: _cuda_trees.tree_sample(native, 6, 4, grammar.rules, grammar.weights, B, device=torch.device(device)), device
-    )
+    spent = milliseconds(lambda: _cuda_trees.tree_sample(native, grammar.tree, B, device=torch.device(device)), device)
     yield Record("strings", B / spent / 1e3, "M strings/s", spent)
 
 

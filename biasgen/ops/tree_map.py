@@ -6,14 +6,14 @@ import torch
 
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
+from biasgen.ops._evidence import as_given, batch_of, checked
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import as_given, batch_of, checked
+from biasgen.ops.tree import Tree
 
 
 @exact_arithmetic()
 def tree_map(
-    log_field: Any, rules: Any, weights: Any, *, level_offsets: Any = None, root: Any = None, tokens: Any = None, channels: Any = None,
-    backend: str | None = None,
+    log_field: Any, tree: Tree, *, tokens: Any = None, backend: str | None = None
 ) -> tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]:
     """The leaves of the derivation (root and rules) with the largest P(derivation) exp(sum_i log_field[i, x_i]): maximum a posteriori.
 
@@ -27,7 +27,8 @@ def tree_map(
     Raises: TypeError, ValueError as tree_posterior.
     Source: Viterbi, IEEE Trans. Inf. Theory 13, 1967, on a tree.
     """
-    evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, 1.0)
+    evidence, tree = checked(log_field, tokens, tree)
     dtype = dtype_name(evidence, "log_field")
     _, module = choose("tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
-    return tuple(as_given(module.tree_map(batch_of(evidence), tree), evidence, log_field, tokens))
+    strings, log_p = module.tree_map(batch_of(evidence), tree)
+    return as_given(strings, evidence, log_field, tokens), as_given(log_p, evidence, log_field, tokens)
