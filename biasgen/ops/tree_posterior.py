@@ -12,6 +12,7 @@ from biasgen.ops._rows import dtype_name
 from biasgen.ops.tree import Tree, of_tensors
 from biasgen.results import TreePosterior, numbers_of
 
+
 def tree_posterior(
     log_field: Any, tree: Tree, *, tokens: Any = None, temperature: float = 1.0, levels: str | None = "leaves",
     backend: str | None = None,
