@@ -32,7 +32,9 @@ def posterior(kernels, grammar: TreeGrammar, log_field: np.ndarray, device: str 
 
 def on_host(found: TreePosterior) -> TreePosterior:
     """Marginals of the leaves, log_z and impossible as arrays."""
-    return TreePosterior(*(part.cpu().numpy() for part in (found.marginals, found.log_z, found.impossible)))
+    return TreePosterior(
+        *(part.cpu().numpy() for part in (found.marginals, found.log_z, found.impossible))
+    )
 
 
 def check_paper_tree(kernels, device: str, B: int, grammar: TreeGrammar | None = None) -> None:
@@ -88,8 +90,16 @@ def check_steps(kernels, device: str, n: int = 9, t_start: int = 500, steps: int
         found = {}
         for name, given in (("counter", None), ("buffer", noise[None].to(device))):
             found[name] = _cuda_trees.tree_trajectory(
-                kernels, grammar.tree, level[None].copy(), n=n, device=torch.device(device), seed=7, offset=3,
-                x=x.to(device), noise=given, outputs=("end", "strings", "x0_hat", "score", "log_density"),
+                kernels,
+                grammar.tree,
+                level[None].copy(),
+                n=n,
+                device=torch.device(device),
+                seed=7,
+                offset=3,
+                x=x.to(device),
+                noise=given,
+                outputs=("end", "strings", "x0_hat", "score", "log_density"),
             )
         got = {name: value.cpu() for name, value in found["buffer"].items()}
         x0_hat, log_density = denoiser.posterior(x, schedule.at(t))
@@ -112,7 +122,9 @@ def check_trajectories(kernels, device: str, n: int, steps: int) -> None:
         buffer = torch.from_numpy(np.stack(noise)).reshape(steps, n, 16, 6).to(device)
         begin |= {"n": n, "device": torch.device(device), "seed": 2**40 + 3, "offset": 2**33}
         found, read = (
-            _cuda_trees.tree_trajectory(kernels, grammar.tree, levels, noise=given, **begin)["strings"]
+            _cuda_trees.tree_trajectory(kernels, grammar.tree, levels, noise=given, **begin)[
+                "strings"
+            ]
             for given in (None, buffer)
         )
         assert int((found != read).any(1).sum()) <= n // 100, "strings: noise from a buffer leads elsewhere"
@@ -178,17 +190,32 @@ def check_refusals(kernels, device: str) -> None:
             assert f"in sample {bad}" in message, message
             field[bad] = 0.0
         found = on_host(_cuda_trees.tree_posterior(kernels, field, grammar.tree))
-        assert_posterior_close(found, oracle.tree_posterior(field.cpu().numpy(), grammar.rules, grammar.weights))
+        assert_posterior_close(
+            found, oracle.tree_posterior(field.cpu().numpy(), grammar.rules, grammar.weights)
+        )
 
 
 def check_normals(kernels, device: str, n: int = 600) -> None:
     """Start noise within 4 ulp of ops/philox.py. At level (0, -1) the score is the start itself."""
     grammar, level = TreeGrammar.random(), np.zeros(1, _cuda_trees.LEVEL)
     level["one_over_variance"] = -1
-    found = _cuda_trees.tree_trajectory(
-        kernels, grammar.tree, level, n=n, device=torch.device(device), seed=2**63 + 5, offset=2**40 - 9,
-        start=(0.0, 1.0, 2**32 - 1, philox.FORWARD), outputs=("score",),
-    )["score"].cpu().numpy().reshape(n, 96).astype(np.float32)
+    found = (
+        _cuda_trees.tree_trajectory(
+            kernels,
+            grammar.tree,
+            level,
+            n=n,
+            device=torch.device(device),
+            seed=2**63 + 5,
+            offset=2**40 - 9,
+            start=(0.0, 1.0, 2**32 - 1, philox.FORWARD),
+            outputs=("score",),
+        )["score"]
+        .cpu()
+        .numpy()
+        .reshape(n, 96)
+        .astype(np.float32)
+    )
     expected = philox.normals(2**63 + 5, n=n, count=96, offset=2**40 - 9, step=2**32 - 1, purpose=philox.FORWARD)
     np.testing.assert_array_max_ulp(found, expected, 4)
 

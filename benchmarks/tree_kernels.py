@@ -62,16 +62,28 @@ class TreeKernels:
 
     def tree_posterior_scratch(self, B: int, L: int, Q: int, grammar: Arrays, strings: int) -> int:
         rules, weights = grammar.rules.ctypes.data, grammar.weights.ctypes.data
-        call = PosteriorCall(B, L, Q, len(grammar.rules), rules=rules, weights=weights, strings=strings)
+        call = PosteriorCall(
+            B, L, Q, len(grammar.rules), rules=rules, weights=weights, strings=strings
+        )
         return self._library.tree_posterior_scratch(ctypes.byref(call))
 
-    def tree_posterior(self, B, L, Q, grammar, rule_lists, log_field, double_field, *others) -> None:
+    def tree_posterior(
+        self, B, L, Q, grammar, rule_lists, log_field, double_field, *others
+    ) -> None:
         rules, weights = grammar.rules.ctypes.data, grammar.weights.ctypes.data
         head = B, L, Q, len(grammar.rules), double_field, log_field, rules, weights, rule_lists
         self._launch("launch_tree_posterior", PosteriorCall(*head, *others))
 
     def tree_trajectory(self, B, steps, seed, offset, grammar, *others) -> None:
-        head = B, len(grammar.rules), steps, seed, offset, grammar.rules.ctypes.data, grammar.weights.ctypes.data
+        head = (
+            B,
+            len(grammar.rules),
+            steps,
+            seed,
+            offset,
+            grammar.rules.ctypes.data,
+            grammar.weights.ctypes.data,
+        )
         self._launch("launch_tree_trajectory", TrajectoryCall(*head, *others))
 
     def tree_sample(self, *call) -> None:

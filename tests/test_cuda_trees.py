@@ -132,7 +132,9 @@ def test_another_grammar_of_the_papers_shape_takes_the_other_kernel(kernels):
 def test_field_at_an_odd_address(kernels):
     storage = torch.randn(1 + 96 * 3, generator=torch.Generator().manual_seed(0))
     shifted = storage[1:].reshape(3, 16, 6)
-    got, want = (_cuda_trees.tree_posterior(kernels, f, PAPER.tree) for f in (shifted, shifted.clone()))
+    got, want = (
+        _cuda_trees.tree_posterior(kernels, f, PAPER.tree) for f in (shifted, shifted.clone())
+    )
     for part in ("marginals", "log_z", "impossible"):
         assert torch.equal(getattr(got, part), getattr(want, part))
 
@@ -149,7 +151,10 @@ def test_scratch_is_bounded(kernels):
     assert kernels.tree_posterior_scratch(10**6, 16, 9, arrays, 0) == 0
     deep = kernels.tree_posterior_scratch(10**9, 1024, 64, arrays, 0)
     assert 2**29 < deep <= 2**30
-    assert kernels.tree_posterior_scratch(1, 1024, 64, arrays, 0) == ((3 * 1024 - 2) * 64 + 1) * 8 + 1024 * 24
+    assert (
+        kernels.tree_posterior_scratch(1, 1024, 64, arrays, 0)
+        == ((3 * 1024 - 2) * 64 + 1) * 8 + 1024 * 24
+    )
 
 
 def test_launches_refuse_what_they_cannot_do(kernels):
@@ -189,7 +194,11 @@ def test_while_a_stream_is_captured_nothing_is_read_back(kernels, monkeypatch):
     monkeypatch.setattr(_cuda_trees, "is_capturing", lambda device: True)
     with NoHostReads():
         found = _cuda_trees.tree_posterior(kernels, field, PAPER.tree)
-    assert found.marginals.isnan().all((1, 2)).tolist() == found.log_z.isnan().tolist() == [False, True, False]
+    assert (
+        found.marginals.isnan().all((1, 2)).tolist()
+        == found.log_z.isnan().tolist()
+        == [False, True, False]
+    )
     assert not found.impossible.any()
     with pytest.raises(RuntimeError, match=r"^backend: cuda copies a grammar .* call once before"):
         _cuda_trees.tree_posterior(kernels, field, TreeGrammar.random(seed=99).tree)
@@ -242,7 +251,9 @@ def test_the_backend_has_the_op_and_refuses_without_a_device(kernels, monkeypatc
         cuda_backend.tree_posterior_sample(field, tree, 3, 1, None),
         _cuda_trees.tree_posterior_sample(kernels, field, tree, 3, 1)
     )
-    assert np.array_equal(cuda_backend.tree_sample(tree, 5, device=CPU, seed=2), PAPER.sample(5, seed=2))
+    assert np.array_equal(
+        cuda_backend.tree_sample(tree, 5, device=CPU, seed=2), PAPER.sample(5, seed=2)
+    )
 
 
 class OnTheShim:

@@ -36,7 +36,9 @@ GREEDY = np.array([5, 4, 4, 1, 4, 1, 0, 2, 5, 4, 4, 1, 5, 4, 5, 0])
 
 def run(implementation, log_field, rules=RULES, weights=WEIGHTS):
     L, Q = log_field.shape[-2:]
-    return tree_posterior(log_field, Tree.checked(Q, L.bit_length() - 1, rules, weights), backend=implementation)
+    return tree_posterior(
+        log_field, Tree.checked(Q, L.bit_length() - 1, rules, weights), backend=implementation
+    )
 
 
 def random_grammar(rng, q, per_parent):
@@ -291,15 +293,27 @@ def test_errors(implementation, field, message):
         (RULES[:, :2], WEIGHTS, r"rules: .*\(24, 2\)"),
         (RULES.astype(float), WEIGHTS, "rules: .*float64"),
         (RULES[:0], WEIGHTS[:0], r"rules: .*\(0, 3\)"),
-        (np.where(RULES == 5, 6, RULES), WEIGHTS, r"rules: want symbols 0..5, got \[0, 6, 0\] in row 2"),
+        (
+            np.where(RULES == 5, 6, RULES),
+            WEIGHTS,
+            r"rules: want symbols 0..5, got \[0, 6, 0\] in row 2",
+        ),
         (RULES - 1, WEIGHTS, "rules: want symbols 0..5"),
-        (np.vstack([RULES, RULES[3:4]]), np.append(WEIGHTS, 0), r"rules: want each rule once, got \[0, 5, 1\] 2 times"),
+        (
+            np.vstack([RULES, RULES[3:4]]),
+            np.append(WEIGHTS, 0),
+            r"rules: want each rule once, got \[0, 5, 1\] 2 times",
+        ),
         (RULES[4:], WEIGHTS[4:], "rules: .*none with parent 0"),
         (RULES, WEIGHTS[1:], r"weights: want \(24,\) floats.*\(23,\)"),
         (RULES, np.ones(24, int), "weights: .*int64"),
         (RULES, WEIGHTS * np.where(np.arange(24) == 9, np.nan, 1), "weights: .*got nan in row 9"),
         (RULES, WEIGHTS * np.where(np.arange(24) == 9, -1, 1), "weights: .*in row 9"),
-        (RULES, WEIGHTS + np.where(np.arange(24) == 9, 1e-8, 0), "weights: want a sum of 1 .*for parent 2"),
+        (
+            RULES,
+            WEIGHTS + np.where(np.arange(24) == 9, 1e-8, 0),
+            "weights: want a sum of 1 .*for parent 2",
+        ),
     ],
 )
 def test_wrong_grammars(rules, weights, message):

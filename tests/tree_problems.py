@@ -45,9 +45,9 @@ def dense(seed, q, s, depth, tables=1):
 def derivations(grammar):
     """How many there are."""
     below = np.ones(grammar.q)
-    for rows, _ in blocks(*arguments(grammar)[:3], grammar.depth)[grammar.tree.factorized :][::-1]:
+    for rows, _ in blocks(*arguments(grammar)[:3], grammar.depth)[grammar.k :][::-1]:
         below = np.bincount(rows[:, 0], below[rows[:, 1:]].prod(1), grammar.q)
-    if grammar.tree.factorized:
+    if grammar.k:
         below = ((grammar.channels > 0) * below).sum(2).prod(0)
     return (below * (grammar.root > 0)).sum()
 

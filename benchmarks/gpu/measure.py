@@ -143,7 +143,9 @@ def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Reco
     def unfused():
         x = torch.randn(chains, 16, 6, device=device)
         for step in levels:
-            x0_hat = _cuda_trees.tree_posterior(native, x * float(step["gamma"]), grammar.tree).marginals
+            x0_hat = _cuda_trees.tree_posterior(
+                native, x * float(step["gamma"]), grammar.tree
+            ).marginals
             x = float(step["c0"]) * x0_hat + float(step["ct"]) * x + float(step["std"]) * torch.randn_like(x)
         return x.argmax(-1)
 
@@ -154,7 +156,10 @@ def trees(native, device: str, B: int, chains: int, steps: int) -> Iterator[Reco
     many = torch.randn(max(1, B // 64), 16, 64, device=device) * 10
     spent = milliseconds(lambda: _cuda_trees.tree_posterior(native, many, wide.tree), device)
     yield Record("64-symbol posterior", len(many) / spent / 1e3, "M samples/s", spent)
-    spent = milliseconds(lambda: _cuda_trees.tree_sample(native, grammar.tree, B, device=torch.device(device)), device)
+    spent = milliseconds(
+        lambda: _cuda_trees.tree_sample(native, grammar.tree, B, device=torch.device(device)),
+        device,
+    )
     yield Record("strings", B / spent / 1e3, "M strings/s", spent)
 
 

@@ -42,10 +42,11 @@ def refusal(case):
 
 
 def tree_posterior(native, log_field, tree):
-    """TreePosterior of the leaves. log_field (B, L, Q) float32 or float64, contiguous; tree: what `refusal` lets through.
+    """TreePosterior of the leaves. log_field (B, L, Q) float32 or float64, contiguous; tree: what
+    `refusal` lets through.
 
-    Results are on the device of log_field. Scratch: none for the paper's grammar nor where the messages of a sample,
-    (3 L - 2) Q 8 bytes, fit in 48 KiB beside the rules; else at most 1 GiB.
+    Results are on the device of log_field. Scratch: none for the paper's grammar nor where the
+    messages of a sample, (3 L - 2) Q 8 bytes, fit in 48 KiB beside the rules; else at most 1 GiB.
     """
     marginals = torch.empty(log_field.shape, dtype=torch.float32, device=log_field.device)
     return TreePosterior(marginals, *_posterior(native, log_field, tree, marginals=marginals))
@@ -75,11 +76,29 @@ def _posterior(native, log_field, tree, marginals=None, n=0, seed=0, strings=Non
     if _RULE_LISTS not in tree.packed:
         tree.packed[_RULE_LISTS] = _rule_lists(grammar.rules, grammar.weights, Q)
     lists = _constant(tree.packed[_RULE_LISTS], device)
-    scratch = torch.empty(native.tree_posterior_scratch(B, L, Q, grammar, _address(strings)), dtype=torch.uint8, device=device)
+    scratch = torch.empty(
+        native.tree_posterior_scratch(B, L, Q, grammar, _address(strings)),
+        dtype=torch.uint8,
+        device=device,
+    )
     with _on(device) as stream:
         native.tree_posterior(
-            B, L, Q, grammar, _address(lists), _address(log_field), log_field.dtype == torch.float64, _address(scratch),
-            _address(marginals), _address(log_z), _address(impossible), _address(refused), n, seed, _address(strings), stream
+            B,
+            L,
+            Q,
+            grammar,
+            _address(lists),
+            _address(log_field),
+            log_field.dtype == torch.float64,
+            _address(scratch),
+            _address(marginals),
+            _address(log_z),
+            _address(impossible),
+            _address(refused),
+            n,
+            seed,
+            _address(strings),
+            stream,
         )
     first = _first_refused(refused)
     if first is not None:
@@ -115,8 +134,19 @@ def _copied(content, device):
 
 
 def tree_trajectory(
-    native, tree, levels, *, n, device, seed=0, offset=0, x=None, tokens=None, start=(0.0, 1.0, 0, 0), noise=None,
-    outputs=("strings",)
+    native,
+    tree,
+    levels,
+    *,
+    n,
+    device,
+    seed=0,
+    offset=0,
+    x=None,
+    tokens=None,
+    start=(0.0, 1.0, 0, 0),
+    noise=None,
+    outputs=("strings",),
 ):
     """Reverse process of the paper's grammar with its exact denoiser, in one launch; ValueError for another grammar.
 
@@ -139,8 +169,18 @@ def tree_trajectory(
     table = _constant(levels.tobytes(), device)
     with _on(device) as stream:
         native.tree_trajectory(
-            n, len(levels), seed, offset, tree.arrays, _address(table), *map(_address, inputs[:2]), *start, _address(inputs[2]),
-            *(_address(made.get(name)) for name in shapes), _address(refused), stream
+            n,
+            len(levels),
+            seed,
+            offset,
+            tree.arrays,
+            _address(table),
+            *map(_address, inputs[:2]),
+            *start,
+            _address(inputs[2]),
+            *(_address(made.get(name)) for name in shapes),
+            _address(refused),
+            stream,
         )
     first = _first_refused(refused)
     if first is not None:
@@ -149,7 +189,8 @@ def tree_trajectory(
 
 
 def tree_sample(native, tree, n, *, device, seed=0, offset=0):
-    """(n, L) int8 strings of a grammar whose rules are sorted by parent: equal to TreeGrammar.sample."""
+    """(n, L) int8 strings of a grammar whose rules are sorted by parent: equal to
+    TreeGrammar.sample."""
     rules, weights, Q, L = tree.arrays.rules, tree.arrays.weights, tree.Q, tree.L
     ends = np.searchsorted(rules[:, 0], np.arange(Q), side="right")
     cumulative = np.concatenate([np.cumsum(part) for part in np.split(weights, ends[:-1])])
@@ -159,7 +200,16 @@ def tree_sample(native, tree, n, *, device, seed=0, offset=0):
     strings = torch.empty((n, L), dtype=torch.int8, device=device)
     with _on(device) as stream:
         native.tree_sample(
-            n, L, Q, seed, offset, _address(begin), _address(children), _address(cumulative), _address(strings), stream
+            n,
+            L,
+            Q,
+            seed,
+            offset,
+            _address(begin),
+            _address(children),
+            _address(cumulative),
+            _address(strings),
+            stream,
         )
     return strings
 

@@ -9,15 +9,18 @@ from biasgen.results import TreePosterior
 
 
 def tree_posterior(evidence, tree, levels, max_memory):
-    """What `levels` asks for, TreePosterior.flat, on the device of the evidence, in blocks whose temporaries take about max_memory bytes.
+    """What `levels` asks for, TreePosterior.flat, on the device of the evidence, in blocks whose
+    temporaries take about max_memory bytes.
 
-    evidence (B, L, Q) float32 or float64, or tokens (B, L) integers, -1 where masked; tree: biasgen.ops.tree.Tree.
-    """
+    evidence (B, L, Q) float32 or float64, or tokens (B, L) integers, -1 where masked; tree:
+    biasgen.ops.tree.Tree."""
     B, device = len(evidence), evidence.device
-    tables, root, channels = _tables(tree, range(tree.arity + 1), device), tree.root.log().to(device), tree.channels.log().to(device)
+    tables = _tables(tree, range(tree.arity + 1), device)
+    root, channels = tree.root.log().to(device), tree.channels.log().to(device)
     wanted = TreePosterior.flat(tree, levels)
     out = {
-        name: torch.empty((B, *shape), dtype=getattr(torch, dtype), device=device) for name, (dtype, shape) in wanted.items()
+        name: torch.empty((B, *shape), dtype=getattr(torch, dtype), device=device)
+        for name, (dtype, shape) in wanted.items()
     }
     for start, field in _blocks(evidence, tree.Q, _wide(tree, tables), max_memory):
         found = _posterior(field, tables, root, channels, levels)
@@ -35,7 +38,10 @@ def tree_posterior_sample(evidence, tree, n, numbers, max_memory):
     B, L = evidence.shape[:2]
     Q, device = tree.Q, evidence.device
     tables, root, channels = _tables(tree, (0,), device), tree.root.log().to(device), tree.channels.log().to(device)
-    wide = max(_wide(tree, tables), max(n, 1) * max((table.groups[0][1].shape[1] for table in tables), default=Q))
+    wide = max(
+        _wide(tree, tables),
+        max(n, 1) * max((table.groups[0][1].shape[1] for table in tables), default=Q),
+    )
     strings = torch.empty((B, n, L), dtype=torch.int8 if Q <= 127 else torch.int16, device=device)
     for start, field in _blocks(evidence, Q, wide, max_memory):
         u = iter(numbers(start, start + len(field)).unbind(-1))

@@ -146,17 +146,23 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
 
 
 def tree_posterior(evidence, tree, levels):
-    """What `levels` asks for, TreePosterior.flat. evidence (B, L, Q) float32 or float64, or tokens (B, L) int8 or int16, contiguous.
+    """What `levels` asks for, TreePosterior.flat. evidence (B, L, Q) float32 or float64, or tokens
+    (B, L) int8 or int16, contiguous.
 
-    Each thread takes (nodes + 2 s + 5 + 2 s^k) Q 128 bytes of scratch, and 128 a rule where these are asked for.
-    """
+    Each thread takes (nodes + 2 s + 5 + 2 s^k) Q 128 bytes of scratch, and 128 a rule where these
+    are asked for."""
     B = len(evidence)
     # NumPy asks the system for large pages, torch does not: a twentieth of the time.
-    arrays = {name: np.empty((B, *shape), dtype) for name, (dtype, shape) in TreePosterior.flat(tree, levels).items()}
+    arrays = {
+        name: np.empty((B, *shape), dtype)
+        for name, (dtype, shape) in TreePosterior.flat(tree, levels).items()
+    }
     stream = "marginals" in arrays and arrays["marginals"].nbytes > STREAMED
 
     def work(*case, at):
-        return _cpu.tree_posterior(*case, TreePosterior.of({name: array[at] for name, array in arrays.items()}), stream)
+        return _cpu.tree_posterior(
+            *case, TreePosterior.of({name: array[at] for name, array in arrays.items()}), stream
+        )
 
     _tree_blocks(evidence, tree, work)
     return TreePosterior.of({name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -164,9 +170,15 @@ def tree_posterior(evidence, tree, levels):
 
 def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """(B, n, L) strings from the posteriors, int8 (int16 where Q > 127), -1 where impossible. Numbers come from seed, in the kernel."""
-    strings = torch.empty((len(evidence), n, tree.L), dtype=torch.int8 if tree.Q <= 127 else torch.int16)
+    strings = torch.empty(
+        (len(evidence), n, tree.L), dtype=torch.int8 if tree.Q <= 127 else torch.int16
+    )
     array = strings.numpy()
-    _tree_blocks(evidence, tree, lambda *case, at: _cpu.tree_posterior_sample(*case, seed, at.start, array[at]))
+    _tree_blocks(
+        evidence,
+        tree,
+        lambda *case, at: _cpu.tree_posterior_sample(*case, seed, at.start, array[at]),
+    )
     return strings
 
 
@@ -178,12 +190,15 @@ def tree_map(evidence, tree):
         logs = {name: getattr(tree, name).log().numpy() for name in ("weights", "root", "channels")}
         tree.packed[_LOGS] = tree.arrays._replace(**logs)
     logs = tree.packed[_LOGS]
-    _tree_blocks(evidence, tree, lambda *case, at: _cpu.tree_map(*case, logs, strings[at], log_p[at]))
+    _tree_blocks(
+        evidence, tree, lambda *case, at: _cpu.tree_map(*case, logs, strings[at], log_p[at])
+    )
     return torch.from_numpy(strings[:, 0]), torch.from_numpy(log_p)
 
 
 def _tree_blocks(evidence, tree, work):
-    """work(instruction set, evidence, tree.arrays, at=slice) for blocks of samples; it returns -1 or the sample that is refused."""
+    """work(instruction set, evidence, tree.arrays, at=slice) for blocks of samples; it returns -1
+    or the sample that is refused."""
     level, source, grammar = isa(), evidence.numpy(), tree.arrays
 
     def block(start, stop):

@@ -1,4 +1,5 @@
-"""Evidence about the leaves of a tree as the ops take it: checked against a grammar, and as one tensor."""
+"""Evidence about the leaves of a tree as the ops take it: checked, and as one tensor."""
+
 import math
 from typing import Any
 
@@ -12,10 +13,12 @@ MASKED = -1
 """The token of a leaf that nobody saw."""
 
 
-def checked(log_field: Any, tokens: Any, tree: Tree, temperature: float = 1.0) -> tuple[torch.Tensor, Tree]:
-    """Evidence, contiguous, and the grammar, both at `temperature`; or one error. Evidence is a log-field (B, L, Q) or
-    (L, Q), with the tokens written into it where both are given, else tokens (B, L) or (L,), int8 (int16 where Q > 127).
-    """
+def checked(
+    log_field: Any, tokens: Any, tree: Tree, temperature: float = 1.0
+) -> tuple[torch.Tensor, Tree]:
+    """Evidence, contiguous, and the grammar, both at `temperature`; or one error. Evidence is a
+    log-field (B, L, Q) or (L, Q), with the tokens written into it where both are given, else tokens
+    (B, L) or (L,), int8 (int16 where Q > 127)."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: want a finite number above 0, got {temperature}")
     if log_field is None and tokens is None:
@@ -26,7 +29,7 @@ def checked(log_field: Any, tokens: Any, tree: Tree, temperature: float = 1.0) -
             raise ValueError(f"log_field: want float32 or float64, got {dtype}")
         _check_shape("log_field", log_field, (tree.L, tree.Q))
     if tokens is not None:
-        dtype_name(tokens, "tokens")     # TypeError for another kind of object
+        dtype_name(tokens, "tokens")  # TypeError for another kind of object
         _check_shape("tokens", tokens, (tree.L,))
     if tokens is None:
         evidence = as_tensor(log_field).detach()
@@ -36,20 +39,23 @@ def checked(log_field: Any, tokens: Any, tree: Tree, temperature: float = 1.0) -
         evidence = _mixed(as_tensor(log_field).detach(), _checked_tokens(tokens, tree.Q))
     if temperature != 1:
         tree = tree.cooled(temperature)
-        evidence = _cooled_field(evidence, temperature) if evidence.dtype.is_floating_point else evidence
+        if evidence.dtype.is_floating_point:
+            evidence = _cooled_field(evidence, temperature)
     return evidence.contiguous(), tree
 
 
 def batch_of(evidence: torch.Tensor) -> torch.Tensor:
     """Evidence with its B, of one sample where it has none."""
-    return evidence if evidence.ndim == (3 if evidence.dtype.is_floating_point else 2) else evidence[None]
+    whole = 3 if evidence.dtype.is_floating_point else 2
+    return evidence if evidence.ndim == whole else evidence[None]
 
 
 def as_given(values: torch.Tensor, evidence: torch.Tensor, log_field: Any, tokens: Any) -> Any:
-    """A result of batch_of(evidence) as the caller's evidence is: without B where it has none; NumPy where log_field is, or
-    tokens alone are."""
+    """A result of batch_of(evidence) as the caller's evidence is: without B where it has none;
+    NumPy where log_field is, or tokens alone are."""
     found = values if batch_of(evidence) is evidence else values[0]
-    return found.numpy() if isinstance(tokens if log_field is None else log_field, np.ndarray) else found
+    given = tokens if log_field is None else log_field
+    return found.numpy() if isinstance(given, np.ndarray) else found
 
 
 def _check_shape(name: str, given: Any, shape: tuple[int, ...]) -> None:
@@ -67,7 +73,10 @@ def _checked_tokens(tokens: Any, Q: int) -> torch.Tensor:
     if index.numel():
         low, high = (int(end) for end in torch.aminmax(index))
         if low < MASKED or high >= Q:
-            raise ValueError(f"tokens: want symbols 0..{Q - 1}, or {MASKED} for a leaf that is masked, got {low}..{high}")
+            raise ValueError(
+                f"tokens: want symbols 0..{Q - 1}, or {MASKED} for a leaf that is masked, "
+                f"got {low}..{high}"
+            )
     return index.to(torch.int8 if Q <= 127 else torch.int16)
 
 
@@ -75,10 +84,13 @@ def _mixed(field: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """The field, but where a leaf was seen: its token alone."""
     if field.shape[:-1] != tokens.shape:
         raise ValueError(
-            f"tokens: want one a leaf of log_field, {tuple(field.shape[:-1])}, got {tuple(tokens.shape)}"
+            f"tokens: want one a leaf of log_field, {tuple(field.shape[:-1])}, "
+            f"got {tuple(tokens.shape)}"
         )
     if field.device != tokens.device:
-        raise ValueError(f"tokens: want them on the device of log_field, {field.device}, got {tokens.device}")
+        raise ValueError(
+            f"tokens: want them on the device of log_field, {field.device}, got {tokens.device}"
+        )
     tokens = tokens[..., None].long()
     sure = torch.full_like(field, -math.inf).scatter_(-1, tokens.clamp(min=0), 0.0)
     return torch.where(tokens == MASKED, field, sure)
@@ -86,6 +98,8 @@ def _mixed(field: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 def _cooled_field(field: torch.Tensor, temperature: float) -> torch.Tensor:
     cold = field.double() / temperature
-    if bool((cold.isinf() & ~field.isinf()).any()):   # -inf would exclude the symbol
-        raise ValueError(f"temperature: {temperature} is so low that log_field leaves the range of float64")
+    if bool((cold.isinf() & ~field.isinf()).any()):  # -inf would exclude the symbol
+        raise ValueError(
+            f"temperature: {temperature} is so low that log_field leaves the range of float64"
+        )
     return cold

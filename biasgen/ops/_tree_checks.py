@@ -1,4 +1,5 @@
 """What the arrays of a grammar must be, with one error for each way in which they are not."""
+
 from itertools import pairwise
 from typing import Any
 
@@ -16,20 +17,27 @@ Parts = tuple[np.ndarray, np.ndarray, tuple[int, ...], np.ndarray, np.ndarray]
 def checked_parts(
     q: int, depth: int, rules: Any, weights: Any, level_offsets: Any, root: Any, channels: Any
 ) -> Parts:
-    """The parts of a biasgen.ops.tree.Tree, copied; arguments and errors as Tree.checked has them."""
+    """The parts of a biasgen.ops.tree.Tree, copied; arguments and errors: see Tree.checked."""
     for name, given in (("weights", weights), ("root", root), ("channels", channels)):
         if isinstance(given, torch.Tensor) and given.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name}: no gradient by it is computed, got a tensor that requires one; detach() it")
+            raise ValueError(
+                f"{name}: no gradient by it is computed, got a tensor that requires one; "
+                "detach() it"
+            )
     rows, w = _as_array(rules), _as_array(weights)
-    if rows.ndim != 2 or rows.shape[1] - 1 not in ARITIES or len(rows) == 0 or rows.dtype.kind not in "iu":
+    fits = rows.ndim == 2 and len(rows) > 0 and rows.shape[1] - 1 in ARITIES
+    if not fits or rows.dtype.kind not in "iu":
         raise ValueError(
-            f"rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, got {rows.dtype} of shape {rows.shape}"
+            "rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, "
+            f"got {rows.dtype} of shape {rows.shape}"
         )
     if not 1 <= q <= MAX_SYMBOLS:
         raise ValueError(f"q: want 1..{MAX_SYMBOLS}, got {q}")
     check_depth(rows.shape[1] - 1, depth)
     if w.shape != (len(rows),) or w.dtype.kind != "f":
-        raise ValueError(f"weights: want ({len(rows)},) floats, one a rule, got {w.dtype} of shape {w.shape}")
+        raise ValueError(
+            f"weights: want ({len(rows)},) floats, one a rule, got {w.dtype} of shape {w.shape}"
+        )
     outside = np.argwhere((rows < 0) | (rows >= q))
     if len(outside):
         r = outside[0, 0]
@@ -46,12 +54,15 @@ def checked_parts(
     prior = np.full(q, 1 / q) if root is None else _as_array(root)
     fits = prior.shape == (q,) and prior.dtype.kind == "f" and (prior >= 0).all()
     if not fits or not abs(prior.sum(dtype=np.float64) - 1) <= 1e-9:
+        numbers = prior.dtype.kind == "f" and prior.size
         raise ValueError(
-            f"root: want ({q},) probabilities that sum to 1, got {prior.dtype} of shape {prior.shape}"
-            + (f", least {prior.min()}, sum {prior.sum()}" if prior.dtype.kind == "f" and prior.size else "")
+            f"root: want ({q},) probabilities that sum to 1, "
+            f"got {prior.dtype} of shape {prior.shape}"
+            + (f", least {prior.min()}, sum {prior.sum()}" if numbers else "")
         )
+    rows = np.array(rows, np.int16, order="C")
     table = _channels(channels, q, depth, rows.shape[1] - 1)
-    return np.array(rows, np.int16, order="C"), np.ascontiguousarray(w), offsets, np.array(prior, np.float64), table
+    return rows, np.ascontiguousarray(w), offsets, np.array(prior, np.float64), table
 
 
 def check_depth(s: int, depth: int) -> None:
@@ -66,14 +77,18 @@ def _channels(channels: Any, q: int, depth: int, s: int) -> np.ndarray:
         return np.empty((0, q, q))
     table = _as_array(channels)
     counts = [0, *(s**k for k in range(1, depth + 1))]
-    if table.ndim != 3 or table.shape[1:] != (q, q) or len(table) not in counts or table.dtype.kind != "f":
-        raise ValueError(f"channels: want ({s}^k, {q}, {q}) floats, k <= {depth}, got {table.dtype} of shape {table.shape}")
+    fits = table.ndim == 3 and table.shape[1:] == (q, q) and len(table) in counts
+    if not fits or table.dtype.kind != "f":
+        raise ValueError(
+            f"channels: want ({s}^k, {q}, {q}) floats, k <= {depth}, "
+            f"got {table.dtype} of shape {table.shape}"
+        )
     off = np.where((table >= 0).all(2), abs(table.sum(2, dtype=np.float64) - 1), np.inf)
     if not (off <= 1e-9).all():
-        node, symbol = np.unravel_index(off.argmax(), off.shape)   # that of NaN, where there is any
+        node, symbol = np.unravel_index(off.argmax(), off.shape)  # that of NaN, where there is any
         raise ValueError(
-            f"channels: want probabilities that sum to 1 over the symbols of a node, got {table[node, symbol].tolist()} for "
-            f"node {node}, root {symbol}"
+            "channels: want probabilities that sum to 1 over the symbols of a node, "
+            f"got {table[node, symbol].tolist()} for node {node}, root {symbol}"
         )
     return np.array(table, np.float64, order="C")
 
@@ -84,12 +99,14 @@ def _offsets(level_offsets: Any, R: int, depth: int) -> tuple[int, ...]:
     given = _as_array(level_offsets)
     if given.shape != (depth + 1,) or given.dtype.kind not in "iu":
         raise ValueError(
-            f"level_offsets: want ({depth + 1},) integers, depth + 1, got {given.dtype} of shape {given.shape}"
+            f"level_offsets: want ({depth + 1},) integers, depth + 1, "
+            f"got {given.dtype} of shape {given.shape}"
         )
     offsets = given.astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != R or (np.diff(offsets) < 0).any() or offsets[1] == 0:
         raise ValueError(
-            f"level_offsets: want ascending numbers from 0 to R = {R}, the second above 0, got {offsets.tolist()}"
+            f"level_offsets: want ascending numbers from 0 to R = {R}, the second above 0, "
+            f"got {offsets.tolist()}"
         )
     return tuple(offsets.tolist())
 
@@ -107,13 +124,15 @@ def _check_level(rows: np.ndarray, w: np.ndarray, q: int, where: str) -> None:
     if not present.all():
         missing = present.argmin()
         raise ValueError(
-            f"rules: want at least one rule for each of the {q} symbols, got none with parent {missing}{where}"
+            f"rules: want at least one rule for each of the {q} symbols, "
+            f"got none with parent {missing}{where}"
         )
     totals = np.bincount(rows[:, 0], w, q)
     worst = abs(totals - 1).argmax()
     if abs(totals[worst] - 1) > 1e-9:
         raise ValueError(
-            f"weights: want a sum of 1 over the rules of each parent, got {totals[worst]} for parent {worst}{where}"
+            "weights: want a sum of 1 over the rules of each parent, "
+            f"got {totals[worst]} for parent {worst}{where}"
         )
 
 

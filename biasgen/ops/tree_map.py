@@ -1,4 +1,5 @@
 """The most probable derivation of a complete tree, given evidence."""
+
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ def tree_map(
     """
     evidence, tree = checked(log_field, tokens, tree)
     dtype = dtype_name(evidence, "log_field")
-    _, module = choose("tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves"))
+    _, module = choose(
+        "tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves")
+    )
     strings, log_p = module.tree_map(batch_of(evidence), tree)
-    return as_given(strings, evidence, log_field, tokens), as_given(log_p, evidence, log_field, tokens)
+    given = evidence, log_field, tokens
+    return as_given(strings, *given), as_given(log_p, *given)

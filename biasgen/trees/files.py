@@ -38,13 +38,17 @@ class LabeledData:
 def save_grammar(grammar: TreeGrammar, path: str | Path) -> None:
     """Write a grammar to a .json or .safetensors file, whole or not at all; every bit of it comes back.
 
-    Both hold format, version, the numbers q, depth and top (in safetensors as metadata; top is the k of BP_k), and the arrays
-    rules, weights, level_offsets and root. ValueError for another suffix.
-    """
+    Both hold format, version, the numbers q, depth and top (in safetensors as metadata; top is the
+    k of BP_k), and the arrays rules, weights, level_offsets and root. ValueError for another
+    suffix."""
     path = _grammar_path(path)
-    arrays = {name: getattr(grammar, name) for name in _TYPES}
-    sizes = {"q": grammar.q, "depth": grammar.depth, "top": grammar.tree.factorized}
-    numbers = {"format": _FORMAT, "version": VERSION, **{name: int(value) for name, value in sizes.items()}}
+    arrays = {name: getattr(grammar.tree.arrays, name) for name in _TYPES}
+    sizes = {"q": grammar.q, "depth": grammar.depth, "top": grammar.k}
+    numbers = {
+        "format": _FORMAT,
+        "version": VERSION,
+        **{name: int(value) for name, value in sizes.items()},
+    }
     if path.suffix == ".json":
         text = json.dumps(numbers | {name: array.tolist() for name, array in arrays.items()}, allow_nan=False)
         with whole_file(path) as file:
@@ -97,8 +101,8 @@ def save_labeled_data(data: LabeledData, path: str | Path) -> None:
     others = {
         f"{grammar.arity} children": grammar.arity != 2,
         "levels with rules of their own": not grammar.tree.shared,
-        "another root": (grammar.root != 1 / grammar.q).any(),
-        f"BP_{grammar.tree.factorized}": grammar.tree.factorized,
+        "another root": (grammar.tree.arrays.root != 1 / grammar.q).any(),
+        f"BP_{grammar.k}": grammar.k,
     }
     if any(others.values()):
         got = ", ".join(name for name, is_so in others.items() if is_so)

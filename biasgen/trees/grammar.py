@@ -2,6 +2,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,44 +20,66 @@ from biasgen.ops.tree_posterior_sample import tree_posterior_sample
 from biasgen.results import TreePosterior
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False)
 class TreeGrammar:
     """Symbols 0..q-1 on a complete tree; each node draws its s children given its own symbol, the root from a prior.
 
-    q: alphabet size, at most 256, the same at every level. depth: levels below the root, so sequences have
-    L = s**depth <= 4096 leaves. rules (R, 1 + s) int16: (parent, children), s = 2, 3 or 4. weights (R,) float64: probability
-    of the children given the parent. level_offsets (depth + 1,) int64: rules level_offsets[d] .. level_offsets[d + 1] - 1
-    are those of the nodes d levels below the root; an empty block stands for that of the level above, so None, all rules at
-    every level, is [0, R, R ...]. root (q,) float64: probabilities of the root's symbol, None: uniform.
+    q: alphabet size, at most 256, the same at every level. depth: levels below the root, so that
+    sequences have L = s**depth <= 4096 leaves. rules (R, 1 + s) int16: (parent, children), s = 2, 3
+    or 4. weights (R,) float64: probability of the children given the parent. level_offsets
+    (depth + 1,) int64: rules level_offsets[d] .. level_offsets[d + 1] - 1 are those of the nodes d
+    levels below the root; an empty block stands for that of the level above, so None, all rules at every
+    level, is [0, R, R ...]. root (q,) float64: probabilities of the root's symbol, None: uniform.
+    k: of BP_k, see `factorized`.
 
-    The arrays are copied and checked here, and read-only from then on: no later call checks them again. ValueError where a
-    symbol is outside the alphabet, a rule comes twice in a level, a parent has no rule, weights of a parent do not sum to 1
-    within 1e-9 (which level, which parent, the sum), offsets or root are wrong.
+    All is checked here, and no call checks it again: calls read arrays of their own, so that a
+    change of the ones above changes no answer, while dataclasses.replace(grammar) makes a grammar
+    of what they hold then.
 
-    tree: what ops take of the grammar (biasgen.ops.tree.Tree), which also says which levels are `factorized`.
-    """
+    ValueError where a symbol is outside the alphabet, a rule comes twice in a level, a parent has
+    no rule, weights of a parent do not sum to 1 within 1e-9 (which level, which parent, the sum),
+    offsets, root or k are wrong."""
 
-    tree: Tree
+    q: int
+    depth: int
+    rules: np.ndarray
+    weights: np.ndarray
+    level_offsets: np.ndarray | None = None
+    root: np.ndarray | None = None
+    k: int = 0
 
-    def __init__(
-        self, q: int, depth: int, rules: np.ndarray, weights: np.ndarray, level_offsets: np.ndarray | None = None,
-        root: np.ndarray | None = None,
-    ) -> None:
-        object.__setattr__(self, "tree", Tree.checked(q, depth, rules, weights, level_offsets, root))
+    def __post_init__(self) -> None:
+        tree = Tree.checked(
+            self.q, self.depth, self.rules, self.weights, self.level_offsets, self.root
+        )
+        self._hold(tree.with_factorized(self.k))
+
+    def _hold(self, tree: Tree) -> None:
+        held = {"q": tree.Q, "depth": tree.depth, "k": tree.factorized, "_tree": tree}
+        copies = {
+            name: getattr(tree.arrays, name).copy()
+            for name in ("rules", "weights", "level_offsets", "root")
+        }
+        for name, value in (held | copies).items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of_tree(cls, tree: Tree) -> "TreeGrammar":
         """The grammar of what was checked already."""
         grammar = object.__new__(cls)
-        object.__setattr__(grammar, "tree", tree)
+        grammar._hold(tree)
         return grammar
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Of copies and pickles, which need not be checked again."""
+        return TreeGrammar.of_tree, (self.tree,)
 
     @classmethod
     def from_rules(
         cls, q: int, depth: int, rules: np.ndarray, weights: np.ndarray, *, level_offsets: np.ndarray | None = None,
         root: np.ndarray | None = None,
     ) -> "TreeGrammar":
-        """A grammar of your own: the constructor by the name that goes with the others."""
+        """A grammar of your own: the constructor by a name that goes with the others."""
         return cls(q, depth, rules, weights, level_offsets, root)
 
     @classmethod
@@ -134,14 +157,15 @@ class TreeGrammar:
         return cls(q, depth, rules, weights.reshape(-1))
 
     @property
-    def q(self) -> int:
-        """Number of symbols."""
-        return self.tree.Q
+    def tree(self) -> Tree:
+        """The same as ops take it: biasgen.ops.tree.Tree."""
+        return self._tree
 
     @property
-    def depth(self) -> int:
-        """Levels below the root."""
-        return self.tree.depth
+    def channels(self) -> np.ndarray:
+        """(s**k, q, q) float64, a copy: probability of each node of level k given the root, [node,
+        root, symbol]; (0, q, q) for k = 0."""
+        return self.tree.arrays.channels.copy()
 
     @property
     def length(self) -> int:
@@ -154,26 +178,6 @@ class TreeGrammar:
         return self.tree.arity
 
     @property
-    def rules(self) -> np.ndarray:
-        """(R, 1 + s) int16, read-only: parent, children."""
-        return self.tree.arrays.rules
-
-    @property
-    def weights(self) -> np.ndarray:
-        """(R,) float64, read-only: probability of the children given the parent."""
-        return self.tree.arrays.weights
-
-    @property
-    def level_offsets(self) -> np.ndarray:
-        """(depth + 1,) int64, read-only: where the rules of each level begin and end."""
-        return self.tree.arrays.level_offsets
-
-    @property
-    def root(self) -> np.ndarray:
-        """(q,) float64, read-only: probabilities of the root's symbol."""
-        return self.tree.arrays.root
-
-    @property
     def transitions(self) -> np.ndarray:
         """(q, ...) float64 with 1 + s axes: probability of the children given the parent, [parent, left, right] where s = 2; with an axis
         (depth, ...) before them where levels differ. ValueError above 1 GiB.
@@ -182,21 +186,20 @@ class TreeGrammar:
         shape = (self.q,) * (1 + self.arity) if shared else (self.depth,) + (self.q,) * (1 + self.arity)
         if 8 * math.prod(shape) > 1 << 30:
             raise ValueError(f"transitions: want a table of at most 1 GiB, got shape {shape}; rules and weights say the same")
-        table = np.zeros(shape)
+        table, arrays = np.zeros(shape), self.tree.arrays
         for level in range(self.depth):
             block = slice(*self.tree.blocks[level])
-            (table if shared else table[level])[tuple(self.rules[block].T)] = self.weights[block]
+            (table if shared else table[level])[tuple(arrays.rules[block].T)] = arrays.weights[
+                block
+            ]
         return table
 
     def factorized(self, k: int) -> "TreeGrammar":
-        """The model of BP_k: the nodes of level k are drawn each by itself given the root, from their true law given it, and the rules hold
-        below. k = 0 is this grammar, k = depth makes the leaves independent given the root. Posterior and log_prob are exact for it.
-        """
-        if k not in range(self.depth + 1):
-            raise ValueError(f"k: want 0..{self.depth}, got {k}")
-        if 8 * self.arity**k * self.q**2 > 1 << 30:
-            raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
-        return TreeGrammar.of_tree(self.tree.with_channels(self._channels_of(k)))
+        """The model of BP_k: the nodes of level k are drawn each by itself given the root, from
+        their true law given it, and the rules hold below. k = 0 is the whole grammar, k = depth
+        makes the leaves independent given the root. Posterior and log_prob are exact for it.
+        ValueError for k outside 0..depth, and where channels would take more than 1 GiB."""
+        return TreeGrammar.of_tree(self.tree.with_factorized(k))
 
     def floored(self, floor: float) -> "TreeGrammar":
         """All q**(1 + s) rules at every level, each weight larger by `floor`, 0 < floor <= 1e-16: what is forbidden becomes possible at
@@ -208,58 +211,44 @@ class TreeGrammar:
             raise ValueError(f"floor: want at most {MAX_RULES} rules, got all {self.q}**{1 + self.arity}")
         table = self.transitions + floor
         tables = table if table.ndim == 1 + self.arity else list(table)
-        return self.from_transitions(self.depth, tables, root=self.root).factorized(self.tree.factorized)
-
-    @property
-    def channels(self) -> np.ndarray:
-        """(s**k, q, q) float64, read-only, of BP_k: probability of each node of level k given the root, [node, root, symbol]; (0, q, q)
-        for k = 0."""
-        return self.tree.arrays.channels
-
-    def _channels_of(self, k: int) -> np.ndarray:
-        if k == 0:
-            return np.empty((0, self.q, self.q))
-        table = np.eye(self.q)[None]
-        for level in range(k):
-            block = slice(*self.tree.blocks[level])
-            step = np.zeros((self.arity, self.q, self.q))
-            for child in range(self.arity):
-                np.add.at(step[child], (self.rules[block, 0], self.rules[block, 1 + child]), self.weights[block])
-            table = (table[:, None] @ step).reshape(-1, self.q, self.q)
-        return table
+        return self.from_transitions(self.depth, tables, root=self.tree.arrays.root).factorized(
+            self.k
+        )
 
     def sample(self, n: int, *, seed: int = 0, offset: int = 0) -> np.ndarray:
         """(n, L) int8 sequences (int16 where q > 127): rows offset..offset+n of the list that `seed` fixes, so that disjoint ranges are
         independent data.
 
-        By inverse distribution function, number 0 of a sample draws the root, the next, level by level, what each node becomes (of BP_k, k > 0,
-        first the nodes of level k).
-        """
+        By inverse distribution function, number 0 of a sample draws the root, the next, level by
+        level, what each node becomes (where k > 0, first the nodes of level k)."""
         if n < 0:
             raise ValueError(f"n: want a number of samples >= 0, got {n}")
-        hung = len(self.channels)
+        rules, weights, _, root, channels = self.tree.arrays
+        hung = len(channels)
         u = philox.uniforms(seed, n=n, count=self.tree.draws, offset=offset, purpose=philox.DATA)
-        if (self.root == self.root[0]).all():
+        if (root == root[0]).all():
             nodes = np.minimum((u[:, :1] * self.q).astype(np.int64), self.q - 1)
         else:
-            last = np.flatnonzero(self.root)[-1]
-            nodes = np.minimum((u[:, :1, None] > np.cumsum(self.root)).sum(-1), last)
+            last = np.flatnonzero(root)[-1]
+            nodes = np.minimum((u[:, :1, None] > np.cumsum(root)).sum(-1), last)
         used = 1 + hung
         if hung:
-            reached = np.cumsum(self.channels, 2)
+            reached = np.cumsum(channels, 2)
             nodes = np.stack([(u[:, 1 + j, None] * reached[j, nodes[:, 0], -1:] > reached[j, nodes[:, 0]]).sum(-1) for j in range(hung)], 1)
-        for level in range(self.tree.factorized, self.depth):
+        for level in range(self.k, self.depth):
             block = slice(*self.tree.blocks[level])
-            order = block.start + np.argsort(self.rules[block, 0], kind="stable")
-            ends = np.searchsorted(self.rules[order, 0], np.arange(self.q), side="right")
+            order = block.start + np.argsort(rules[block, 0], kind="stable")
+            ends = np.searchsorted(rules[order, 0], np.arange(self.q), side="right")
             first = np.concatenate([[0], ends[:-1]])
             padded = np.full((self.q, (ends - first).max()), np.inf)   # cumulative weights; inf closes the last rule against rounding
             for p in range(self.q):
-                padded[p, : ends[p] - first[p] - 1] = np.cumsum(self.weights[order[first[p] : ends[p]]])[:-1]
+                padded[p, : ends[p] - first[p] - 1] = np.cumsum(weights[order[first[p] : ends[p]]])[
+                    :-1
+                ]
             draws = u[:, used : used + nodes.shape[1]]
             used += nodes.shape[1]
             rule = first[nodes] + (draws[..., None] > padded[nodes]).sum(-1)
-            nodes = self.rules[order[rule], 1:].reshape(n, self.arity * nodes.shape[1])
+            nodes = rules[order[rule], 1:].reshape(n, self.arity * nodes.shape[1])
         return nodes.astype(np.int8 if self.q <= 127 else np.int16)
 
     def log_prob(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
@@ -289,14 +278,18 @@ class TreeGrammar:
         """
         if compat is not None:
             tokens = self._paper_tokens(tokens, compat)
-        return tree_posterior(log_field, self.tree, tokens=tokens, temperature=temperature, levels=levels)
+        return tree_posterior(
+            log_field, self.tree, tokens=tokens, temperature=temperature, levels=levels
+        )
 
     def posterior_sample(
         self, log_field: np.ndarray | torch.Tensor | None, n: int, *, seed: int = 0, tokens: np.ndarray | torch.Tensor | None = None,
         temperature: float = 1.0,
     ) -> np.ndarray | torch.Tensor:
         """(B, n, L) or (n, L) strings from the posterior: ops.tree_posterior_sample with this grammar."""
-        return tree_posterior_sample(log_field, self.tree, n, tokens=tokens, temperature=temperature, seed=seed)
+        return tree_posterior_sample(
+            log_field, self.tree, n, tokens=tokens, temperature=temperature, seed=seed
+        )
 
     def map_estimate(
         self, log_field: np.ndarray | torch.Tensor | None = None, *, tokens: np.ndarray | torch.Tensor | None = None

@@ -18,7 +18,6 @@ from biasgen.ops import tree_posterior as tree_module
 from biasgen.ops._prepared import of_tensors
 from biasgen.ops.empirical_denoise import empirical_denoise
 from biasgen.ops.tree import Tree
-from biasgen.ops.tree import of_tensors as tree_of_tensors
 from biasgen.ops.tree_posterior import tree_posterior
 
 SCHEDULE, GRAMMAR = Schedule.linear(), TreeGrammar.random(depth=3)
@@ -85,7 +84,13 @@ def kinds_of_calls(name):
     """A function of field and levels for a grammar's calls: tokens in place of some leaves, a temperature; with both as numbers."""
     grammar = GRAMMARS[name]
     for tokens, T in ((None, 1.0), (unseen(grammar), 1.0), (None, 0.7), (unseen(grammar).numpy(), 2.0)):
-        yield partial(tree_posterior, tree=grammar.tree, tokens=tokens, temperature=T, backend="torch"), tokens, T
+        yield (
+            partial(
+                tree_posterior, tree=grammar.tree, tokens=tokens, temperature=T, backend="torch"
+            ),
+            tokens,
+            T,
+        )
 
 
 def flat(posterior):
@@ -283,7 +288,10 @@ def test_gradients_by_other_arguments_are_refused():
             empirical_denoise(x_t, arguments["rows"], 1.0, 0.5, log_weights=arguments["log_weights"])
     tree = GRAMMARS["BP_1"].tree
     for name in ("weights", "root", "channels"):
-        parts = {part: getattr(tree, part) for part in ("rules", "weights", "level_offsets", "root", "channels")}
+        parts = {
+            part: getattr(tree, part)
+            for part in ("rules", "weights", "level_offsets", "root", "channels")
+        }
         parts[name] = parts[name].clone().requires_grad_()
         with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
             Tree.checked(6, 3, **parts)
@@ -340,23 +348,6 @@ def test_the_op_uses_what_was_prepared():
             found = copied.prepared
             assert of_tensors(found.rows, *parts[1:], prepared.shape) is found
         assert of_tensors(*parts, prepared.shape) is prepared
-
-
-@pytest.mark.parametrize("name", GRAMMARS)
-def test_the_op_uses_the_grammar_that_was_checked(name):
-    tree = GRAMMARS[name].tree
-    parts = tree.rules, tree.weights, list(tree.level_offsets), tree.root, tree.channels
-    assert tree_of_tensors(*parts) is tree
-    others = [copy.deepcopy(GRAMMARS[name]).tree, pickle.loads(pickle.dumps(GRAMMARS[name])).tree]
-    for other in (*others, tree_of_tensors(tree.rules, tree.weights.clone(), *parts[2:])):
-        assert other is not tree
-        assert (other.level_offsets, other.nodes, other.rule_counts) == (tree.level_offsets, tree.nodes, tree.rule_counts)
-        assert all(np.array_equal(*pair) for pair in zip(other.arrays, tree.arrays, strict=True))
-        assert tree_of_tensors(other.rules, other.weights, other.level_offsets, other.root, other.channels) is other
-    with pytest.raises(ValueError, match=r"^weights: want finite numbers"):
-        tree_of_tensors(tree.rules, -tree.weights, *parts[2:])
-    with pytest.raises(ValueError, match=r"^rules: want"):     # the same address, but not the same rules
-        tree_of_tensors(tree.rules[:, :2], *parts[1:])
 
 
 @pytest.mark.parametrize("levels", ["leaves", "all", "rules"])
@@ -467,7 +458,7 @@ def test_compiled_with_a_network(name):
 
 @pytest.mark.parametrize("name", GRAMMARS)
 def test_the_first_call_of_a_grammar_may_be_compiled(name):
-    grammar, values = TreeGrammar.of_tree(replace(GRAMMARS[name].tree)), field(GRAMMARS[name]).detach()
+    grammar, values = replace(GRAMMARS[name]), field(GRAMMARS[name]).detach()
     compiled = torch.compile(grammar.posterior, fullgraph=True, backend="eager")
     assert torch.equal(compiled(values).marginals, GRAMMARS[name].posterior(values).marginals)
 

@@ -16,7 +16,8 @@ GRAMMAR = TreeGrammar.random(depth=2)
 FIELD, TOKENS = np.zeros((2, 4, 6)), np.zeros((2, 4), int)
 CHANNELS = GRAMMAR.factorized(1).channels
 COPIES, SURE = (
-    Tree.checked(6, 2, [(a, a, a) for a in range(6)], np.ones(6), None, root) for root in (None, np.eye(6)[0])
+    Tree.checked(6, 2, [(a, a, a) for a in range(6)], np.ones(6), None, root)
+    for root in (None, np.eye(6)[0])
 )   # no weight vanishes; SURE: and no probability of the root
 
 
@@ -29,21 +30,36 @@ def with_value(table, at, value):
 BAD = [
     ({"log_field": None}, "log_field: want a log-field, tokens or both, got None and None"),
     ({"log_field": FIELD.astype(np.float16)}, "log_field: want float32 or float64, got float16"),
-    ({"log_field": np.zeros((2, 4, 5))}, r"log_field: want \(B, 4, 6\) or \(4, 6\), got \(2, 4, 5\)"),
+    (
+        {"log_field": np.zeros((2, 4, 5))},
+        r"log_field: want \(B, 4, 6\) or \(4, 6\), got \(2, 4, 5\)",
+    ),
     ({"log_field": np.zeros((2, 4, 7))}, r"log_field: .* got \(2, 4, 7\)"),
     ({"log_field": np.zeros((2, 5, 6))}, r"log_field: .* got \(2, 5, 6\)"),
-    ({"log_field": None, "tokens": TOKENS.astype(float)}, "tokens: want integers, got torch.float64"),
+    (
+        {"log_field": None, "tokens": TOKENS.astype(float)},
+        "tokens: want integers, got torch.float64",
+    ),
     ({"log_field": None, "tokens": TOKENS.astype(bool)}, "tokens: want integers, got torch.bool"),
-    ({"log_field": None, "tokens": TOKENS.astype(np.uint64)}, "tokens: want integers, got torch.uint64"),
-    ({"log_field": None, "tokens": TOKENS + 6}, r"tokens: want symbols 0\.\.5, or -1 for a leaf that is masked, got 6\.\.6"),
+    (
+        {"log_field": None, "tokens": TOKENS.astype(np.uint64)},
+        "tokens: want integers, got torch.uint64",
+    ),
+    (
+        {"log_field": None, "tokens": TOKENS + 6},
+        r"tokens: want symbols 0\.\.5, or -1 for a leaf that is masked, got 6\.\.6",
+    ),
     ({"log_field": None, "tokens": TOKENS - 2}, "tokens: want symbols .* got -2"),
-    ({"log_field": None, "tokens": TOKENS[:, :3]}, r"tokens: want \(B, 4\) or \(4,\), got \(2, 3\)"),
+    (
+        {"log_field": None, "tokens": TOKENS[:, :3]},
+        r"tokens: want \(B, 4\) or \(4,\), got \(2, 3\)",
+    ),
     ({"log_field": None, "tokens": TOKENS[None]}, r"tokens: want .* got \(1, 2, 4\)"),
     ({"log_field": None, "tokens": np.array(0)}, r"tokens: want .* got \(\)"),
     ({"tokens": TOKENS[:1]}, r"tokens: want one a leaf of log_field, \(2, 4\), got \(1, 4\)"),
     ({"tokens": TOKENS[0]}, "tokens: want one a leaf of log_field"),
     ({"tokens": np.zeros((2, 8), int)}, r"tokens: want .* got \(2, 8\)"),
-    ({"tokens": TOKENS > 0}, "tokens: want integers, got torch.bool"),   # no mask beside tokens
+    ({"tokens": TOKENS > 0}, "tokens: want integers, got torch.bool"),  # no mask beside tokens
     ({"backend": "numba"}, "backend: none can run .* here; numba: no such backend"),
 ]
 BAD_GRAMMARS = [
@@ -65,9 +81,15 @@ BAD_GRAMMARS = [
     ({"channels": with_value(CHANNELS, (0, 5, 0), np.nan)}, "channels: want probabilities .* for node 0, root 5"),
 ]
 COLD = [
-    *(({"temperature": t}, f"temperature: want a finite number above 0, got {t}") for t in (0, -1, 0.0, math.inf, math.nan)),
+    *(
+        ({"temperature": t}, f"temperature: want a finite number above 0, got {t}")
+        for t in (0, -1, 0.0, math.inf, math.nan)
+    ),
     ({"temperature": 1e-3}, "temperature: 0.001 is so low that weights of 0.0338 vanish"),
-    ({"temperature": 1e-3, "tree": COPIES}, "temperature: 0.001 is so low that root of 0.167 vanish"),
+    (
+        {"temperature": 1e-3, "tree": COPIES},
+        "temperature: 0.001 is so low that root of 0.167 vanish",
+    ),
     (
         {"temperature": 5e-4, "tree": COPIES.with_channels(np.full((2, 6, 6), 1 / 6))},
         "temperature: 0.0005 is so low that root of 0.167 vanish",

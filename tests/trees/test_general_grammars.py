@@ -60,7 +60,9 @@ def test_bits_do_not_depend_on_the_batch(implementation, s):
         pytest.skip("promised of the native kernels")
     grammar = grammar_of(2, 5, s, 2, 4)
     field = field_of(grammar, 17)
-    whole = np.concatenate(tree_posterior(field, grammar.tree, levels="all", backend=implementation).marginals, 1)
+    whole = np.concatenate(
+        tree_posterior(field, grammar.tree, levels="all", backend=implementation).marginals, 1
+    )
     for n in range(17):
         one = tree_posterior(field[n], grammar.tree, levels="all", backend=implementation).marginals
         np.testing.assert_array_equal(np.concatenate(one), whole[n])
