@@ -4,16 +4,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 
 from biasgen import distances
 from biasgen.backends._mode import exact_arithmetic
-from biasgen.backends._values import on_host
+from biasgen.ops._duplicates import groups
 from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops._views import checked_views, seen
 
-_COMPARED = 1024  # rows gathered at a time to be compared: never a second copy of all of them
+_WIDENED = 1 << 22  # tokens that are held in 32 bits at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,8 @@ def of_tensors(
     wanted = rows.shape, rows.dtype, distance, shape, ("identity",)
     if known is not None and (known.rows.shape, known.element, known.distance, known.shape, known.views) == wanted:
         return known
-    return Prepared(rows, multiplicity, members, offsets, distance, shape, on_host(rows.cpu()).max().item(), ("identity",))
+    views, largest = ("identity",), _largest(rows)
+    return Prepared(rows, multiplicity, members, offsets, distance, shape, largest, views)
 
 
 @exact_arithmetic()
@@ -119,22 +119,18 @@ def distance_of(rows: Any, distance: str | None, name: str) -> str:
 
 def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tuple[str, ...], shared: bool = False) -> Prepared:
     """The preparation of rows (M, F) that as_rows has checked. shared: they need no copy, since nothing changes them while it is used."""
-    device = flat.device
     with exact_arithmetic(flat.numel()):
-        values = flat + 0.0 if flat.is_floating_point() else flat  # makes -0.0 the bytes of 0.0
-    first, members, multiplicity = _groups(values.cpu().numpy().view(np.uint8))
-    del values
-    offsets = np.concatenate(([0], np.cumsum(multiplicity)))
-    prepared = Prepared(
-        rows=flat if shared and len(first) == len(flat) else flat[torch.from_numpy(first).to(device)],
-        multiplicity=torch.from_numpy(multiplicity).to(device),
-        members=torch.from_numpy(members).to(device),
-        offsets=torch.from_numpy(offsets).to(device),
-        distance=distance,
-        shape=shape,
-        largest=on_host(flat.cpu()).max().item(),
-        views=views,
-    )
+        first, members, multiplicity = groups(flat)
+        prepared = Prepared(
+            rows=flat if shared and len(first) == len(flat) else flat[first],
+            multiplicity=multiplicity,
+            members=members,
+            offsets=torch.nn.functional.pad(multiplicity.cumsum(0), (1, 0)),
+            distance=distance,
+            shape=shape,
+            largest=_largest(flat),
+            views=views,
+        )
     _KNOWN[prepared.rows.data_ptr()] = prepared
     return prepared
 
@@ -160,19 +156,9 @@ def query_of(query: Any, prepared: Any) -> torch.Tensor:
         return rows.to(device, dtype)
 
 
-def _groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First index, members and multiplicity of the distinct rows of (M, bytes) uint8, in order of first appearance."""
-    keys = rows.view(np.dtype((np.void, rows.shape[1])))[:, 0]  # compared as strings of bytes
-    order = np.argsort(keys, kind="stable")
-    differs = np.ones(len(rows), dtype=bool)  # from the row before it in `order`
-    for start in range(1, len(rows), _COMPARED):
-        run = keys[order[start - 1 : start + _COMPARED]]
-        differs[start : start + _COMPARED] = run[1:] != run[:-1]
-    starts = np.flatnonzero(differs)
-    group = np.argsort(order[starts])  # a group's first index is its smallest: the sort is stable
-    counts = np.diff(np.append(starts, len(rows)))
-    multiplicity = counts[group]
-    target = np.repeat(starts[group], multiplicity)  # where each group begins in `order`, then one step a member
-    begin = np.repeat(np.cumsum(multiplicity) - multiplicity, multiplicity)
-    members = order[target + np.arange(len(rows)) - begin]
-    return order[starts][group], members, multiplicity
+def _largest(rows: torch.Tensor) -> int | float:
+    """The largest value in rows (M, F), found where they are."""
+    if rows.dtype != torch.int16:
+        return rows.amax().item()
+    unsigned = [(part.int() & 0xFFFF).amax() for part in rows.flatten().split(_WIDENED)]
+    return torch.stack(unsigned).amax().item()
