@@ -12,6 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=Path, required=True, help="training rows: integer tokens (N, L) or images (N, ...)")
     parser.add_argument("--gen", type=Path, required=True, help="generated rows")
     parser.add_argument("--heldout", type=Path, required=True, help="held-out rows, of the law and preprocessing of --train")
+    parser.add_argument(
+        "--metrics",
+        help="names, separated by commas, of other metrics to measure; a wrong name lists them",
+    )
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
     add_distance(parser)
     add_views(parser)
@@ -27,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     sets = {name: load_set(getattr(arguments, name), name) for name in ("gen", "train", "heldout")}
     sets["train"] = in_views(sets["train"], arguments.views, arguments.distance)
     options = {name: getattr(arguments, name) for name in ("alpha", "distance", "permutations", "seed")}
-    report = evaluate(**sets, **options)
+    names = None if arguments.metrics is None else arguments.metrics.split(",")
+    report = evaluate(**sets, metrics=names, **options)
     text = report.to_json()
     status = 1 if report.warnings else 0
     if arguments.json == Path("-"):

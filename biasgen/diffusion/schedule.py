@@ -3,9 +3,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from biasgen._numbers import is_whole
+from biasgen.ops._rows import as_tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Schedule:
                 f"scheduler: want one with alphas_cumprod, got {type(scheduler).__name__}; Schedule.flow and Schedule.edm are built from "
                 "their own settings"
             )
-        return cls.vp(torch.as_tensor(scheduler.alphas_cumprod).double().cpu().numpy())
+        return cls.vp(as_tensor(scheduler.alphas_cumprod).double().cpu().numpy())
 
     def at(self, t: int | np.ndarray) -> Level:
         """The level of step t, an integer or (B,) integers in 1..T; ValueError outside."""

@@ -68,7 +68,7 @@ def uturn_overlap(
     if not 0 <= lowest <= highest < Q:
         raise ValueError(f"starts: want symbols 0..{Q - 1}, got {lowest}..{highest}")
     turn: dict[str, Any] = {"steps": int(t0), "t_start": int(t0), "seed": seed, "start": rows, "device": rows.device}
-    same = torch.zeros(n, dtype=torch.float64)
+    same = torch.zeros(n, dtype=torch.float64, device="cpu")
     for first in range(offset, offset + repeats * _APART, _APART):
         if on_tree:
             ends = trajectories.sample_tokens(denoiser, schedule, n, offset=first, **turn)

@@ -10,6 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from biasgen._numbers import is_number, is_whole
@@ -18,6 +19,8 @@ from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
 from biasgen.metrics._sets import check_sets, rows_of, views_of
 from biasgen.metrics.divergence_curve import divergence_curve
+from biasgen.metrics.nn_divergence import largest_distance
+from biasgen.metrics.registry import choose, default_metrics
 from biasgen.monitor.evaluation import Evaluation, ModelDenoiser, Sampler
 from biasgen.monitor.state import record_from_state, record_to_state
 from biasgen.ops.nearest_credit import nearest_credit
@@ -67,7 +70,10 @@ class BiasMonitor:
         record: path of the JSON lines. Line 1 is {"schema", "biasgen", "params"}, then one object an evaluation; close() adds
             {"onset": ...}. A file that exists must be this run's, and step() wants load_state_dict() first.
         distance: as in biasgen.train_affinity.
-        metrics: function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) -> {name: Result}, added to the record.
+        metrics: what is recorded beside those of biasgen.evaluate, or with a twin of
+            biasgen.split_comparison: names of the registry (biasgen.metrics), {name: settings}, or
+            function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) ->
+            {name: Result}.
         params: settings of the run, kept in line 1 of the record.
 
     Attributes:
@@ -96,7 +102,7 @@ class BiasMonitor:
         seed: int = 0,
         record: str | Path | None = None,
         distance: str | None = None,
-        metrics: Callable[..., dict[str, Result]] | None = None,
+        metrics: Any = None,
         params: dict[str, Any] | None = None,
     ) -> None:
         started = time.perf_counter()
@@ -118,8 +124,13 @@ class BiasMonitor:
             raise ValueError(f"every: want a positive number of steps, or increasing positive steps, got {every}")
         if sampler is None and (distance is not None or metrics is not None):
             raise ValueError("distance, metrics: go together with sampler=, they are about samples")
+        chosen = []
         if sampler is not None:
-            check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
+            used = check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
+            twins = twin_train is not None
+            given = ("gen", "train", "heldout", *(("twin_gen", "twin_train") if twins else ()))
+            beside = default_metrics(used, twins=twins)
+            chosen = choose(() if metrics is None else metrics, given=given, beside=beside)
         sets = {"train": train, "heldout": heldout, "twin_train": twin_train}
         described = {name: describe(_array(rows)) for name, rows in sets.items() if rows is not None}
         _check_different(described)
@@ -145,7 +156,7 @@ class BiasMonitor:
             encode=encode,
             n_samples=n_samples,
             distance=distance,
-            metrics=metrics,
+            metrics=chosen,
             permutations=permutations_needed(alpha / (len(self.watched) * self._looks)),
             seed=seed,
         )
@@ -234,9 +245,12 @@ class BiasMonitor:
             return None
         name = "nn_divergence" if self._evaluation.twin_train is None else "kl_own"
         results = [record.metrics[name] for record in self.history]
-        comparison = self._evaluation.comparison
-        pairs = [comparison.pairs(result.per_sample) for result in results]
-        curve, redrawn = divergence_curve(pairs, largest=comparison.largest, seed=self._evaluation.seed)
+        heldout = self._evaluation.heldout_distances
+        pairs = [
+            list(zip(np.atleast_2d(result.per_sample), heldout, strict=True)) for result in results
+        ]
+        largest = largest_distance(self.heldout, self._evaluation.comparison.distance)
+        curve, redrawn = divergence_curve(pairs, largest=largest, seed=self._evaluation.seed)
         return lowest([record.step for record in self.history], curve, redrawn, null_q95=[result.null.q95 for result in results])
 
     @cached_property

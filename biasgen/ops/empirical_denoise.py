@@ -8,7 +8,7 @@ import torch
 
 from biasgen import distances
 from biasgen._numbers import check_memory
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, used_here
 from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import Prepared, of_rows, of_tensors, prepare
@@ -90,8 +90,9 @@ def _computed(
     log_p, prepared = _log_probabilities(log_weights, prepared)
     check_memory(max_memory)
     dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
-    _, module = choose("empirical_denoise", device=device.type, dtype=dtype, distance=kind, backend=backend)
+    _, module = choose("empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend)
     tensors = [values.to(device) for values in (*levels, log_p)]
+    used_here(prepared)
     x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)
     return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
 
@@ -180,7 +181,12 @@ def _tensors(x_t: Any, rows: Any, scale: Any, sigma: Any, log_weights: Any) -> t
     prepared = rows.prepared if hasattr(rows, "prepared") else _prepared(rows)
     if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
         prepared = _prepared(rows)     # which refuses it
-    levels = [value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64) for value in (scale, sigma)]
+    levels = [
+        value
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(value, dtype=torch.float64, device="cpu")
+        for value in (scale, sigma)
+    ]
     weights = None if log_weights is None else _library.as_tensor(log_weights)
     parts = prepared.rows, prepared.multiplicity, prepared.members, prepared.offsets, prepared.distance, prepared.shape
     return _library.as_tensor(x_t), *parts, *levels, weights
@@ -199,11 +205,16 @@ def _run(
     log_weights: torch.Tensor | None,
     backend: str | None,
     max_memory: int | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> list[torch.Tensor]:
     prepared = _prepared(_Set(of_tensors(rows, multiplicity, members, offsets, distance, tuple(shape))))
     found = _computed(x_t, prepared, scale, sigma, log_weights, backend, max_memory)
     # In some backends these are rows of one table; outputs of an op share no memory.
-    return found.x0_hat, found.log_density.clone(), found.effective_sample_size.clone(), found.dropped.clone()
+    return [
+        found.x0_hat,
+        found.log_density.clone(),
+        found.effective_sample_size.clone(),
+        found.dropped.clone(),
+    ]
 
 
 @dataclass(frozen=True)
@@ -211,8 +222,11 @@ class _Set:
     prepared: Prepared
 
 
-def _shapes(x_t: torch.Tensor, *_: Any) -> _library.Tensors:
-    return x_t.new_empty(x_t.shape), *(x_t.new_empty(x_t.shape[:1], dtype=torch.float64) for _ in range(3))
+def _shapes(x_t: torch.Tensor, *_: Any) -> list[torch.Tensor]:
+    return [
+        x_t.new_empty(x_t.shape),
+        *(x_t.new_empty(x_t.shape[:1], dtype=torch.float64) for _ in range(3)),
+    ]
 
 
 def _gradient(by_log_p: torch.Tensor, x_t: torch.Tensor, x0_hat: torch.Tensor, scale: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,7 @@ def nearest_credit(
     if within is not None and (not is_number(within)):
         raise ValueError(f"within: want a distance or None, got {within!r}")
     ordered_by = distances.get(prepared.distance).ordered_by
-    _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=ordered_by, backend=backend)
+    _, module = choose("knn", device=rows.device, dtype=prepared.dtype, distance=ordered_by, backend=backend)
     smallest, tie_counts, reached = None, None, []
     for _, block in prepared.blocks(rows.device):
         near = nearest(module, rows, block, 1)
@@ -58,7 +58,7 @@ def nearest_credit(
     found = rooted(smallest, prepared.distance)
 
     inside = torch.ones_like(found, dtype=torch.bool) if within is None else found <= within
-    weights = torch.empty(prepared.n, dtype=torch.float64)
+    weights = torch.empty(prepared.n, dtype=torch.float64, device="cpu")
     for (start, block), (queries, values, tie_rows) in zip(prepared.blocks(rows.device), reached, strict=True):
         giving = (values == smallest[queries]) & inside[queries]  # a later block may have come nearer
         queries, tie_rows = queries[giving], tie_rows[:, giving]
