@@ -1,8 +1,12 @@
-"""Every CUDA tree kernel against its oracle: on a GPU by gpu/sweep.py, on the host shim by tests/test_cuda_trees.py.
+"""Every CUDA tree kernel against its oracle.
+
+On a GPU gpu/trees.py runs the checks, on the host shim tests/test_cuda_trees.py.
 
 A check raises AssertionError where a promise is broken. kernels: tree_kernels.TreeKernels; device: where its tensors lie.
 """
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -220,15 +224,28 @@ def check_normals(kernels, device: str, n: int = 600) -> None:
     np.testing.assert_array_max_ulp(found, expected, 4)
 
 
-def check_all(kernels, device: str, n: int) -> None:
-    """Every check; prints what held."""
-    check_paper_tree(kernels, device, n)
-    check_any_tree(kernels, device)
-    check_steps(kernels, device)
-    check_trajectories(kernels, device, n, steps=10)
-    check_samples(kernels, device)
-    check_draws(kernels, device)
-    check_cancellation(kernels, device)
-    check_refusals(kernels, device)
-    check_normals(kernels, device)
-    print(f"trees: posterior, reverse steps, trajectories, data and posterior strings keep what is promised ({device})")
+def check_large_batch(kernels, device: str, B: int) -> None:
+    """A batch that fills any device: every sample has the bits that it has in a batch of 64."""
+    for grammar, size in ((TreeGrammar.random(), B // 64), (random_grammar(0, 5, 7, 6), B // 256)):
+        field = torch.from_numpy(random_field(grammar, 64, "float32")).to(device)
+        alone = _cuda_trees.tree_posterior(kernels, field, grammar.tree)
+        found = _cuda_trees.tree_posterior(kernels, field.repeat(size, 1, 1), grammar.tree)
+        for name in ("marginals", "log_z", "impossible"):
+            part, wanted = getattr(found, name), getattr(alone, name)
+            assert (part.unflatten(0, (size, 64)) == wanted).all(), "bits depend on the batch"
+
+
+def checks(kernels, device: str, n: int) -> dict[str, Callable[[], None]]:
+    """Every check, by name; n: samples of the paper's tree, whose oracle takes most of the time."""
+    return {
+        "paper tree": partial(check_paper_tree, kernels, device, n),
+        "any tree": partial(check_any_tree, kernels, device),
+        "steps": partial(check_steps, kernels, device),
+        "trajectories": partial(check_trajectories, kernels, device, n, steps=10),
+        "samples": partial(check_samples, kernels, device),
+        "draws": partial(check_draws, kernels, device),
+        "cancellation": partial(check_cancellation, kernels, device),
+        "refusals": partial(check_refusals, kernels, device),
+        "normals": partial(check_normals, kernels, device),
+        "large batch": partial(check_large_batch, kernels, device, 1024 * n),
+    }

@@ -2,6 +2,8 @@
 TRITON_INTERPRET."""
 import os
 
+from biasgen._numbers import is_whole
+
 _num_threads: int | None = None
 
 
@@ -28,7 +30,9 @@ def triton_interpreted() -> bool:
 def set_num_threads(n: int) -> None:
     """Number of threads of the cpu backend from now on; overrides BIASGEN_NUM_THREADS."""
     global _num_threads
-    _num_threads = _positive(n, "n")
+    if not is_whole(n, 1):
+        raise ValueError(f"n: want a positive number of threads, got {n!r}")
+    _num_threads = int(n)
 
 
 def num_threads() -> int | None:

@@ -30,12 +30,15 @@ DISTANCES = {
         Distance("cosine", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="cosine"),
         Distance("correlation", "uint8 or float rows", ("uint8", *FLOATS), integer=False, ordered_by="correlation"),
         Distance("cityblock", "uint8 or float rows", ("uint8", *FLOATS), integer=True, ordered_by="cityblock"),
+        Distance("chebyshev", "uint8 or float rows", ("uint8", *FLOATS), integer=True, ordered_by="chebyshev"),
     )
 }
 HINTS = {
     "l2": "'l2' is squared in some libraries and not in others: say 'sqeuclidean' or 'euclidean'",
     "l1": "say 'cityblock'",
     "manhattan": "say 'cityblock'",
+    "linf": "say 'chebyshev'",
+    "max": "say 'chebyshev'",
     "pearson": "say 'correlation'",
 }
 

@@ -1,244 +1,136 @@
-"""`make gpu-check` without a GPU: its steps at toy sizes on the CPU and on the host shim, with stand-ins for what only a device has."""
+"""`make gpu-check` without a GPU: its plan, its exit status, steps that are ended and resumed.
+
+The steps here are stand-ins; tests/test_gpu_steps.py runs what the real ones do.
+"""
+
 import json
 import os
-import stat
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import check, graphs, measure, sanitizer, sweep
-from benchmarks.gpu.records import Record, rows, table, write
-from biasgen.results import Neighbours
+from benchmarks.gpu import check
+from benchmarks.gpu.check import Step
+from benchmarks.gpu.folder import Folder
 
-MADE_UP = [
-    Record("copy", 3000.0, "GB/s", 1.5),
-    Record("posterior", 1500.0, "GB/s", 2.0, of="copy"),
-    Record("linear", 100.0, "GB/s", 30.0, against="posterior"),
-    Record("better", 300.0, "GB/s", 10.0, against="posterior"),
-    Record("absent", against="posterior", missing="ImportError: no such package"),
-    Record("near-copies: float32", wrong=0.25),
-]
+PYTHON = [sys.executable, "-c"]
+ABOUT = {"device": "Some GPU 80GB", "driver": "580", "torch": "2", "triton": "3", "nvcc": "13.0"}
+WITHOUT = """
+import runpy, sys
+for name in ("torch", "triton", "numpy", "biasgen", "pytest"):
+    sys.modules[name] = None
+sys.argv[1:] = ["--plan"]
+runpy.run_module("benchmarks.gpu.check", run_name="__main__")
+"""
 
 
-def test_shares_ratios_and_files(tmp_path):
-    about = {"date": "2026-01-02", "device": "Some GPU 80GB"}
-    folders = tmp_path / "results", tmp_path / "out/deeper"
-    paths = write(about, MADE_UP, folders)
-    assert paths == [folder / "2026-01-02-Some-GPU-80GB.jsonl" for folder in folders]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert sorted(path.name for path in folders[0].iterdir()) == [paths[0].name]
-    lines = [json.loads(line) for line in paths[0].read_text().splitlines()]
-    assert lines == [about | row for row in rows(MADE_UP)]
-    by_name = {line["name"]: line for line in lines}
-    assert by_name["posterior"] == about | {
-        "name": "posterior", "value": 1500.0, "unit": "GB/s", "milliseconds": 2.0, "of": "copy", "share": 0.5, "ratio": 5.0,
-        "baseline": "better",
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    return Folder(tmp_path / "out", "key")
+
+
+def environment():
+    """Of toy steps; without pytest's plugins, which take longer to import than the tests to run."""
+    return os.environ | {"PYTHONPATH": str(check.ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def states(folder):
+    return [(line["step"], line["state"]) for line in folder.lines() if "state" in line]
+
+
+def items(folder, kind="passed"):
+    return [line[kind] for line in folder.lines() if kind in line]
+
+
+def test_the_plan_wants_neither_device_nor_packages(tmp_path):
+    done = subprocess.run(
+        [*PYTHON, WITHOUT],
+        cwd=check.ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *lines, last = (line.rsplit(maxsplit=2) for line in done.stdout.splitlines())
+    assert [name for name, _, _ in lines] == [step.name for step in check.steps()]
+    assert {unit for *_, unit in [*lines, last]} == {"s"}
+    assert last[0] == "sum"
+    assert int(last[1]) == sum(int(seconds) for _, seconds, _ in lines) <= 480
+
+
+def test_steps_have_their_order_and_their_shares():
+    listed = check.steps("python")
+    assert [step.name for step in listed[:5]] == [
+        "build",
+        "CUDA trees",
+        "Triton conformance",
+        "sanitizer",
+        "measure",
+    ]
+    assert sum(step.share for step in listed) == pytest.approx(1)
+    for step in listed:
+        assert step.seconds <= step.share * check.BUDGET, step.name
+        module = step.command[2] if step.command[2].startswith("benchmarks.") else None
+        assert module is None or (check.ROOT / (module.replace(".", "/") + ".py")).exists()
+    conformance = listed[2]
+    assert conformance.environment == {"OMP_NUM_THREADS": "2"}
+    assert {path for path in conformance.command if path.startswith("tests/")} == {
+        str(path.relative_to(check.ROOT))
+        for path in (check.ROOT / "tests/interpreted").glob("*.py")
     }
-    assert "ratio" not in by_name["linear"]
-    assert by_name["absent"]["missing"] == "ImportError: no such package"
-    assert by_name["near-copies: float32"]["wrong"] == 0.25
+    # Eight files at most come back from some machines: the logs, record.jsonl and details.zip.
+    assert len({check._log(step) for step in listed}) == 6
 
 
-def test_table():
-    lines = table(MADE_UP).splitlines()
-    assert len(lines) == 2 + len(MADE_UP)
-    assert lines[3] == "| posterior | 1500 GB/s | 2 | 0.50 of copy | 5.00 x better | - |"
-    assert lines[6] == "| absent | - | - | - | - | ImportError: no such package |"
-    assert lines[7] == "| near-copies: float32 | - | - | - | - | 25.0% |"
-    assert {line.count("|") for line in lines} == {7}
+def test_workers_are_used_where_there_are(monkeypatch):
+    for found, wanted in ((None, False), (object(), True)):
+        monkeypatch.setattr(check.importlib.util, "find_spec", lambda name, found=found: found)
+        assert (check.steps()[2].command[4:6] == ["-n", "8"]) == wanted
 
 
-def test_measurements_at_toy_size(kernels):
-    records = [*measure.ceilings("cpu", 32, 1000), *measure.searches("cpu", 70, 128, "cpu"), *measure.trees(kernels, "cpu", 33, 5, 3)]
-    records += measure.denoisers("cpu", 9, 60, 24, "cpu")
-    by_name = {row["name"]: row for row in rows(records)}
-    for noise in ("0.99", "0.001"):
-        row = by_name[f"empirical denoiser, noise {noise}"]
-        assert row["baseline"] == f"torch float32 softmax, noise {noise}"
-        assert row["value"] == pytest.approx(4 * 9 * 60 * 24 / 1e9 / row["milliseconds"])
-    for name, (features, k, distance, dtype) in measure.SEARCHED.items():
-        assert by_name[name]["share"] == by_name[name]["value"] / by_name[measure.INT8]["value"]
-        assert by_name[name]["value"] == pytest.approx(2 * 70 * 128 * features / 1e9 / by_name[name]["milliseconds"])
-        assert ("ratio" in by_name[name]) == (k == 1 and distance == "sqeuclidean"), (name, dtype)
-    assert by_name["nearest 1"]["baseline"] in {f"{name}, nearest 1" for name, _ in measure.nearest_of("uint8")}
-    assert by_name["tree posterior"]["baseline"] == "torch, linear domain"
-    assert by_name["tree posterior"]["value"] == pytest.approx(33 * 768 / 1e6 / by_name["tree posterior"]["milliseconds"])
-    assert by_name["trajectory"]["baseline"] == "one launch a step"
-    assert by_name["faiss-gpu, nearest 1"]["missing"].startswith("ImportError: ")
+def test_what_is_built_is_imported_then_what_the_caller_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    found = check.environment(tmp_path)
+    assert found["PYTHONPATH"].split(os.pathsep) == [str(tmp_path), str(check.ROOT), "/elsewhere"]
+    assert found["BIASGEN_CUDA"] == "ON"
+    monkeypatch.delenv("PYTHONPATH")
+    assert check.environment(tmp_path)["PYTHONPATH"].split(os.pathsep) == [
+        str(tmp_path),
+        str(check.ROOT),
+    ]
 
 
-def test_a_wrong_search_is_not_timed(monkeypatch):
-    right = measure.knn
-
-    def wrong(*arguments, backend):
-        found = right(*arguments, backend=backend)
-        return type(found)(found.distances, found.indices + (backend == "cpu"), found.tie_counts, found.stats)
-
-    monkeypatch.setattr(measure, "knn", wrong)
-    with pytest.raises(AssertionError, match=r"^nearest 1, tokens: indices differ"):
-        next(measure.searches("cpu", 70, 128, "cpu", ["nearest 1, tokens"]))
-
-
-def test_baselines_find_the_nearest():
-    random = np.random.default_rng(0)
-    query, reference = (torch.from_numpy(random.integers(0, 256, (n, 40), dtype=np.uint8)) for n in (70, 128))
-    right = (query[:, None].int() - reference.int()).square().sum(-1).argmin(1)
-    found = {}
-    for name, search in measure.nearest_of("uint8"):
-        try:
-            found[name] = search(query, reference)
-        except ImportError:
-            continue
-    assert {"torch._int_mm + min", "torch float32 product + min", "torch.cdist + topk"} <= set(found)
-    assert all(torch.equal(indices, right) for indices in found.values())
-    assert [name for name, _ in measure.nearest_of("float32")] == [name for name, _ in measure.nearest_of("uint8")][1:]
-
-
-def test_wrong_neighbors_are_counted(monkeypatch):
-    pytest.importorskip("sklearn")
-    records = {record.name: record for record in measure.wrong_neighbors("cpu", 40, 60, "cpu")}
-    assert records["near-copies, bright, uint8: biasgen.knn"].wrong == 0
-    assert records["near-copies, bright, uint8: torch._int_mm + min"].wrong == 0
-    assert records["near-copies, bright, uint8: torch.cdist + topk"].wrong > 0.02
-    monkeypatch.setattr(measure, "knn", lambda x, y, **_: Neighbours(None, torch.zeros(len(x), 1).long(), None, {}))
-    with pytest.raises(AssertionError, match=r"^near-copies, bright, uint8: biasgen.knn: .* wrong$"):
-        next(measure.wrong_neighbors("cpu", 40, 60, "cpu"))
-
-
-def test_a_failed_measurement_does_not_stop_the_others():
-    saved = []
-
-    def broken():
-        yield MADE_UP[0]
-        raise RuntimeError("out of luck")
-
-    records, failures = measure.collect([("one", broken()), ("two", iter(MADE_UP[1:3]))], lambda records: saved.append(len(records)))
-    assert records == MADE_UP[:3]
-    assert failures == ["one: out of luck"]
-    assert saved == [1, 3]
-
-
-def test_denoisers_of_the_sweep_at_toy_size(monkeypatch):
-    assert len([*sweep.denoisers("cpu", "cpu", 20, 150)]) == len(sweep.DENOISED)
-    right = sweep.empirical_denoise
-
-    def wrong(x_t, rows, scale, sigma, backend):
-        return right(x_t, rows, scale, sigma * (1.01 if backend == "cpu" else 1), backend=backend)
-
-    monkeypatch.setattr(sweep, "empirical_denoise", wrong)
-    with pytest.raises(AssertionError, match="beyond the promise"):
-        next(sweep.denoisers("cpu", "cpu", 20, 150))
-
-
-def test_sweep_at_toy_size(monkeypatch):
-    lines = [*sweep.searches("cpu", "torch", 20, 150)]
-    assert len(lines) == len(sweep.SEARCHED)
-    assert all(": equal, " in line for line in lines)
-    numbers = iter(range(9))
-    monkeypatch.setattr(sweep, "range_count", lambda *_: torch.tensor(next(numbers)))
-    with pytest.raises(AssertionError, match=r"^sqeuclidean, uint8, 20 x 150 x 64, k = 1: counts differ$"):
-        next(sweep.searches("cpu", "torch", 20, 150))
-
-
-def on_the_cpu(work):
-    """In place of a CUDA graph: a replay computes again, into the outputs of the first call."""
-    outputs = work()
-
-    def replay():
-        for output, now in zip(outputs, work(), strict=True):
-            output.copy_(now)
-
-    return outputs, replay
-
-
-def test_replays_are_compared_with_eager_calls():
-    cases = [*graphs.searches("cpu", "cpu", 12, 150), *graphs.posteriors("cpu", 9)]
-    assert len(cases) == len(graphs.SEARCHED) + 2
-    for _, work, first, second in cases:
-        graphs.check_replay(on_the_cpu, work, first, second)
-        with pytest.raises(AssertionError, match=r"^a replay differs from an eager call$"):
-            graphs.check_replay(lambda work: (on_the_cpu(work)[0], lambda: None), work, first, second)
-
-
-def test_refusal_under_capture(monkeypatch):
-    from biasgen.backends import _mode
-
-    def recording(work):
-        with monkeypatch.context() as patched:
-            patched.setitem(graphs.knn.__wrapped__.__globals__, "is_capturing", lambda device: True)
-            return on_the_cpu(work)
-
-    graphs.check_refusal(recording, "cpu")
-    with pytest.raises(AssertionError, match=r"^not refused: $"):
-        graphs.check_refusal(on_the_cpu, "cpu")
-    assert not _mode.is_capturing(torch.device("cpu"))
-
-
-def test_advice_of_out_of_memory_is_followed():
-    asked = []
-
-    def search(max_memory, advice="max_memory=600 would do"):
-        asked.append(max_memory)
-        if max_memory > 600:
-            raise torch.OutOfMemoryError(f"max_memory: wanted 20.50 MiB on cuda:0, which has room for 1200 bytes: {advice}")
-
-    graphs.check_out_of_memory(search, 10**6)
-    assert asked == [10**6, 600]
-    with pytest.raises(AssertionError, match=r"^out of memory said: nothing$"):
-        graphs.check_out_of_memory(lambda max_memory: None, 1)
-    with pytest.raises(AssertionError, match=r"^out of memory said: max_memory: wanted"):
-        graphs.check_out_of_memory(lambda max_memory: search(max_memory, "good luck"), 10**6)
-
-
-def script(path, text):
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-def test_sanitizer_runs_every_tool_and_reports(tmp_path):
-    program = script(tmp_path / "program", "echo 7 checks hold")
-    good = script(tmp_path / "good", 'echo "========= ERROR SUMMARY: 0 errors ($2)"')
-    lines = [*sanitizer.check(program, str(good))]
-    assert lines == ["alone: 7 checks hold", *(f"{tool}: ========= ERROR SUMMARY: 0 errors ({tool})" for tool in sanitizer.TOOLS)]
-    assert "not on this machine" in [*sanitizer.check(program, None)][1]
-    unable = script(tmp_path / "unable", 'echo "Device not supported"; exit 1')
-    assert [*sanitizer.check(program, str(unable))][1] == "memcheck: cannot run here (Device not supported)"
-    bad = script(tmp_path / "bad", "echo Invalid write; exit 9")
-    with pytest.raises(RuntimeError, match=r"(?s)memcheck --error-exitcode 9 .*: exit status 9\nInvalid write"):
-        [*sanitizer.check(program, str(bad))]
-    with pytest.raises(RuntimeError, match="exit status 1"):
-        [*sanitizer.check(script(tmp_path / "wrong", "exit 1"), str(good))]
-
-
-def test_sanitizer_is_found_beside_the_compiler(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    (tmp_path / "bin").mkdir()
-    nvcc = script(tmp_path / "bin/nvcc", "")
-    assert sanitizer.find(str(nvcc)) is None
-    tool = script(tmp_path / "bin/compute-sanitizer", "")
-    assert sanitizer.find(str(nvcc)) == str(tool)
-
-
-def test_steps_are_timed_named_and_independent(capfd):
-    python = [sys.executable, "-c"]
-    steps = [
-        check.Step("first", [*python, "import sys; sys.exit(3)"], 20),
-        check.Step("second", ["sh", "-c", "sleep 30 & echo $!; wait"], 0.5),
-        check.Step("third", [*python, "print('ran')"], 20),
+def test_steps_are_timed_named_and_independent(folder, capfd):
+    listed = [
+        Step("first", ["sh", "-c", "sleep 300 & echo $!; wait"], 1, 0.005),
+        Step("second", [*PYTHON, "import sys; print('to the log'); sys.exit(3)"], 1, 0.5),
+        Step(
+            "third one", [*PYTHON, "import os; print(os.environ['OWN'])"], 1, 0.495, {"OWN": "set"}
+        ),
     ]
     begin = time.monotonic()
-    assert check.run(steps, dict(os.environ)) == {"first": "exit status 3", "second": "longer than 0.5 s"}
-    assert time.monotonic() - begin < 15
+    assert check.run(listed, folder, environment(), 400) == 1
+    assert time.monotonic() - begin < 200
+    assert states(folder) == [
+        ("first", "unfinished"),
+        ("second", "failed"),
+        ("third one", "passed"),
+    ]
     said = capfd.readouterr().out
-    assert "== first: exit status 3, " in said
-    assert "\nran\n" in said
-    child = int(said.split("== second (at most 0.5 s)\n")[1].split("\n")[0])
-    deadline = time.monotonic() + 5
+    assert "== second: failed (exit status 3), " in said
+    assert "to the log" in said
+    assert "== first: unfinished (longer than its share), " in said
+    logs = {path.name: path.read_text().splitlines()[1:] for path in folder.path.glob("*.log")}
+    assert logs.keys() == {"1-first.log", "2-second.log", "3-third-one.log"}
+    assert logs["3-third-one.log"] == ["set"]
+    child = int(logs["1-first.log"][0])
+    deadline = time.monotonic() + 60
     while is_running(child):
         assert time.monotonic() < deadline, "a step's child outlived it"
         time.sleep(0.05)
@@ -251,35 +143,325 @@ def is_running(process):
         return False
 
 
-def test_the_steps_fit_in_eight_minutes_and_exist():
-    listed = check.steps("python")
-    assert sum(step.seconds for step in listed) <= 480
-    for step in listed:
-        module = step.command[2] if step.command[2].startswith("benchmarks.") else None
-        assert module is None or (check.ROOT / (module.replace(".", "/") + ".py")).exists()
-    assert any(argument.endswith("triton_search.py") for argument in listed[1].command)
-    environment = check.environment()
-    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(check.SITE)
-    assert environment["BIASGEN_CUDA"] == "ON"
+def test_time_that_is_left_goes_to_later_steps(folder, monkeypatch):
+    """And no step gets time of an earlier one: it ends where the shares up to its own do."""
+    given, now = [], [0.0]
+    takes = {"a": (10, 0), "b": (60, None), "c": (0, 0)}
+
+    def execute(step, env, seconds, log):
+        given.append(seconds)
+        now[0] += takes[step.name][0]
+        return takes[step.name][1]
+
+    monkeypatch.setattr(check, "execute", execute)
+    monkeypatch.setattr(check.time, "monotonic", lambda: now[0])
+    listed = [Step(name, [], 1, share) for name, share in (("a", 0.4), ("b", 0.3), ("c", 0.3))]
+    assert check.run(listed, folder, {}, 100) == 3
+    assert given == pytest.approx([40, 60, 30])
+
+
+def outcome(statuses, folder, monkeypatch):
+    """The exit status of steps that end with a status, are ended (None), or after a failed item."""
+
+    def execute(step, env, seconds, log):
+        log.touch()
+        if isinstance(statuses[step.name], str):
+            folder.add(step=step.name, failed=statuses[step.name], why="")
+            return None
+        return statuses[step.name]
+
+    monkeypatch.setattr(check, "execute", execute)
+    return check.run([Step(name, [], 1, 0.1) for name in statuses], folder, {}, 100)
 
 
 @pytest.mark.parametrize(
-    ("missing", "why"), [("nvcc", "nvcc is not on PATH"), ("g++", "g++ is not on PATH"), (None, "no CUDA device here; ")]
+    ("ends", "status"),
+    [
+        ([0, 0], 0),
+        ([0, 1], 1),
+        ([None, 0], 3),
+        ([None, 1], 1),
+        ([1, None], 1),
+        ([-11, 0], 1),
+        (["a test", 0], 1),
+        ([3, 0], 1),
+    ],
+)
+def test_the_exit_status(ends, status, folder, monkeypatch):
+    assert outcome({f"step {i}": end for i, end in enumerate(ends)}, folder, monkeypatch) == status
+
+
+def test_a_step_that_passed_is_left_out_until_the_key_changes(folder, monkeypatch):
+    assert outcome({"a": 0, "b": None}, folder, monkeypatch) == 3
+    assert outcome({"a": 1, "b": 0}, folder, monkeypatch) == 0  # a does not run
+    assert outcome({"a": 1, "b": 1}, folder, monkeypatch) == 0
+    assert outcome({"a": 1, "b": 0}, Folder(folder.path, "another key"), monkeypatch) == 1
+
+
+def test_what_a_step_makes_is_made_anew_and_made_again_where_it_is_gone(folder, tmp_path):
+    made = tmp_path / "site"
+    made.mkdir()
+    (made / "old").touch()
+    step = Step("build", ["mkdir", str(made)], 1, 1, makes=made)  # fails where the old one is there
+    for _ in range(2):
+        assert check.run([step], folder, environment(), 100) == 0
+    shutil.rmtree(made)
+    assert check.run([step], folder, environment(), 100) == 0
+    assert states(folder) == 2 * [("build", "passed")]
+    assert made.exists()
+
+
+BACKEND = """
+import zipfile
+
+INFO = {
+    "METADATA": "Metadata-Version: 2.1\\nName: toy\\nVersion: 1\\n",
+    "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    "RECORD": "toy.py,,\\ntoy-1.dist-info/METADATA,,\\ntoy-1.dist-info/WHEEL,,\\n",
+}
+
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(f"{directory}/{name}", "w") as wheel:
+        wheel.writestr("toy.py", "")
+        for part, text in INFO.items():
+            wheel.writestr(f"toy-1.dist-info/{part}", text)
+    return name
+"""
+
+
+def test_the_build_installs_a_toy_project(folder, tmp_path):
+    toy, site = tmp_path / "toy", tmp_path / "site"
+    toy.mkdir()
+    (toy / "backend.py").write_text(BACKEND)
+    (toy / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    build = check.steps(site=site)[0]
+    step = Step(build.name, [*build.command[:-1], str(toy)], 1, 1, makes=site)
+    assert check.run([step], folder, environment(), 300) == 0, (
+        folder.path / "1-build.log"
+    ).read_text()
+    assert (site / "toy.py").exists()
+
+
+TESTS = """
+import pathlib
+import time
+
+import pytest
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_quick(number):
+    pass
+
+
+def test_slow():
+    while not pathlib.Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
+
+
+def test_skipped():
+    pytest.skip("not here")
+"""
+
+
+def conformance(tmp_path, text):
+    """The step of the Triton conformance, on tests of its own, without workers."""
+    (tmp_path / "test_toy.py").write_text(text)
+    command = check.steps()[2].command
+    command = [
+        word
+        for word in command
+        if not word.startswith("tests/") and word not in ("-n", str(check.WORKERS))
+    ]
+    return Step("conformance", [*command, "-c", "/dev/null", str(tmp_path / "test_toy.py")], 1, 1)
+
+
+def test_a_step_that_is_ended_goes_on_where_it_was(folder, tmp_path, monkeypatch):
+    """It is ended after two of its tests; then only the others run; then none is left."""
+    wait, step = subprocess.Popen.wait, conformance(tmp_path, TESTS)
+
+    def impatient(process, timeout=None):
+        while timeout is not None and len(items(folder)) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        if timeout is None:
+            return wait(process)
+        raise subprocess.TimeoutExpired(process.args, timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess.Popen, "wait", impatient)
+        assert check.run([step], folder, environment(), 100) == 3
+    quick = [f"test_toy.py::test_quick[{number}]" for number in (1, 2)]
+    assert [name.split("/")[-1] for name in items(folder)] == quick
+    (tmp_path / "go").touch()
+    assert check.run([step], folder, environment(), 300) == 0
+    assert [name.split("/")[-1] for name in items(folder)] == [*quick, "test_toy.py::test_slow"]
+    log = (folder.path / "1-conformance.log").read_text()
+    assert "1 passed, 1 skipped, 2 deselected" in log
+    assert states(folder) == [("conformance", "unfinished"), ("conformance", "passed")]
+
+
+def test_where_every_test_is_proved_the_step_passes(folder, tmp_path):
+    step = conformance(tmp_path, "def test_one():\n    pass\n")
+    assert check.run([step], folder, environment(), 300) == 0
+    with open(folder.record, "a") as file:
+        file.write(json.dumps({"key": "key", "step": "conformance", "state": "unfinished"}) + "\n")
+    assert check.run([step], folder, environment(), 300) == 0
+    assert "1 deselected" in (folder.path / "1-conformance.log").read_text()
+
+
+BAD_TESTS = """
+import pytest
+
+
+@pytest.fixture
+def left():
+    yield
+    raise OSError("left")
+
+
+def test_good():
+    pass
+
+
+def test_bad():
+    assert 1 == 2, "no"
+
+
+def test_torn(left):
+    pass
+"""
+
+
+def test_failed_tests_are_named(folder, tmp_path):
+    assert check.run([conformance(tmp_path, BAD_TESTS)], folder, environment(), 300) == 1
+    assert [name.split("::")[1] for name in items(folder)] == ["test_good"]
+    assert [name.split("::")[1] for name in items(folder, "failed")] == ["test_bad", "test_torn"]
+    assert "no" in items(folder, "why")[0]
+    broken = conformance(tmp_path, "import nothing_like_it\n")
+    assert check.run([broken], folder, environment(), 300) == 1
+    assert items(folder, "failed")[-1].endswith("test_toy.py")
+
+
+def test_the_key_is_of_sources_and_machine(tmp_path):
+    (tmp_path / "csrc/cuda").mkdir(parents=True)
+    (tmp_path / "CMakeLists.txt").write_text("")
+    (tmp_path / "csrc/cuda/a.cu").write_text("x")
+    keys = [check.key(ABOUT, tmp_path)]
+    (tmp_path / "notes.md").write_text("no source")
+    assert check.key(ABOUT, tmp_path) == keys[0]
+    for name in ABOUT:
+        keys.append(check.key(ABOUT | {name: "another"}, tmp_path))
+    (tmp_path / "csrc/cuda/a.cu").write_text("y")
+    keys.append(check.key(ABOUT, tmp_path))
+    (tmp_path / "csrc/cuda/a.cu").rename(tmp_path / "csrc/cuda/b.cu")
+    keys.append(check.key(ABOUT, tmp_path))
+    assert len(set(keys)) == len(keys)
+    used = {path.relative_to(check.ROOT).as_posix() for path in check._sources(check.ROOT)}
+    assert {
+        "benchmarks/gpu/check.py",
+        "tests/interpreted/triton_search.py",
+        "csrc/cuda/any_tree.cu",
+    } <= used
+
+
+def test_device_and_versions_are_asked_for(tmp_path, monkeypatch):
+    for name, text in (
+        ("nvidia-smi", 'echo "Some GPU 80GB, 580.1 $3"'),
+        ("nvcc", "echo Cuda release 13.0, V13.0.88"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(check.importlib.metadata, "version", lambda name: f"{name} 1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert check.about() == {
+        "device": "Some GPU 80GB",
+        "driver": "580.1 --id=2",
+        "torch": "torch 1",
+        "triton": "triton 1",
+        "nvcc": "13.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("missing", "why"),
+    [
+        ("nvcc", "nvcc is not on PATH"),
+        ("g++", "g++ is not on PATH"),
+        ("nvidia-smi", "nvidia-smi is not on PATH"),
+        (None, "no CUDA device here; "),
+    ],
 )
 def test_refuses_where_it_cannot_run(monkeypatch, missing, why):
     pytest.importorskip("triton")
-    monkeypatch.setattr(check.shutil, "which", lambda tool: None if tool == missing else f"/usr/bin/{tool}")
+    monkeypatch.setattr(
+        check.shutil, "which", lambda tool: None if tool == missing else f"/usr/bin/{tool}"
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as caught:
-        check.main()
+        check.main([])
     assert str(caught.value).startswith(f"gpu-check: {why}")
 
 
-def test_the_exit_status_names_what_failed(monkeypatch, tmp_path):
+def command(*words):
+    """The exit status of the command line."""
+    with pytest.raises(SystemExit) as caught:
+        check.main(words)
+    return caught.value.code
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    """From the first run, which is ended, to the last; with --out and without."""
+    ends = {"fast": None}
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "BUILD", tmp_path / "build")
+    (tmp_path / "build/of-old-sources").mkdir(parents=True)
     monkeypatch.setattr(check, "refusal", lambda: None)
-    monkeypatch.setattr(check, "SITE", tmp_path / "site")
-    for failed, status in (({"sanitizer": "exit status 1"}, "gpu-check: sanitizer: exit status 1"), ({}, 0)):
-        monkeypatch.setattr(check, "run", lambda steps, env, failed=failed: failed)
-        with pytest.raises(SystemExit) as caught:
-            check.main()
-        assert caught.value.code == status
+    monkeypatch.setattr(check, "about", lambda: ABOUT)
+    monkeypatch.setattr(check, "steps", lambda site: [Step("fast", [], 1, 1.0)])
+    budgets = []
+
+    def execute(step, env, seconds, log):
+        log.touch()
+        budgets.append(seconds)
+        Folder(log.parent, json.loads(env["GPU_CHECK"])[1], "fast").once(
+            "copy", lambda: {"value": 3.0, "unit": "GB/s"}
+        )
+        return ends["fast"]
+
+    monkeypatch.setattr(check, "execute", execute)
+    out = tmp_path / "deep/out"
+    assert command("--out", str(out)) == 3
+    assert budgets.pop() == pytest.approx(480, abs=60)
+    assert not (tmp_path / "build/of-old-sources").exists()
+    said = capsys.readouterr().out
+    assert "| copy | 3 GB/s | - | - | - | - |" in said
+    assert said.endswith("gpu-check: unfinished: go on with --resume\n")
+    assert "holds an earlier run; add --resume" in command("--out", str(out))
+    ends["fast"] = 1
+    assert command("--out", str(out), "--resume", "--budget", "1000") == 1
+    assert budgets.pop() == pytest.approx(1000, abs=60)
+    ends["fast"] = 0
+    assert command("--out", str(out), "--resume") == 0
+    assert command("--out", str(out), "--resume") == 0
+    assert len(budgets) == 1
+    lines = [json.loads(line) for line in (out / "record.jsonl").read_text().splitlines()]
+    assert [line["about"] for line in lines if "about" in line] == [ABOUT]
+    assert len({line["key"] for line in lines}) == 1
+    assert sum("name" in line for line in lines) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["1-fast.log", "record.jsonl"]
+    assert command() == 0
+    assert [path.name[10:] for path in (tmp_path / "benchmarks/results").iterdir()] == [
+        "-Some-GPU-80GB"
+    ]
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf", "much"])
+def test_a_budget_is_a_number_of_seconds(budget, capsys):
+    assert command("--plan", "--budget", budget) == 2
+    assert "--budget: " in capsys.readouterr().err

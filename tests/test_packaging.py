@@ -34,6 +34,18 @@ def test_torch_is_pinned_in_one_place():
     assert "torch==" in (ROOT / "constraints.txt").read_text()
 
 
+def test_files_that_texts_name_exist():
+    """A comment or a document that names a file by its folder: it is there, from the root or below one of these."""
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    texts = [name for name in listed if Path(name).suffix in {".py", ".h", ".cpp", ".cu", ".md", ".toml", ".sh"} or "." not in name[1:]]
+    bases = [ROOT, *(ROOT / name for name in ("biasgen", "csrc", "docs", "tests", "benchmarks", "biasgen/trees"))]
+    named = re.compile(r"(?<![\w$<{}/.*~-])[a-z_]\w*(?:/[\w-]+)+\.(?:py|h|cpp|cu|md)\b")
+    found = {(text, path) for text in texts for path in named.findall((ROOT / text).read_text(errors="ignore"))}
+    assert not listed or len(found) > 100
+    missing = [pair for pair in sorted(found) if not any((base / pair[1]).exists() for base in [*bases, (ROOT / pair[0]).parent])]
+    assert not missing
+
+
 def test_links_of_the_documents_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         links = re.findall(r"\]\(([^)#]+)\)", page.read_text())

@@ -38,7 +38,8 @@ class Setting:
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(_settings, "_num_threads", self.threads))
             stack.enter_context(mock.patch.dict("os.environ", {} if self.level == "torch" else {"BIASGEN_CPU_ISA": self.level}))
-            stack.enter_context(mock.patch.object(cpu_backend, "QUERY_BLOCK", dict.fromkeys(cpu_backend.QUERY_BLOCK, self.block)))
+            for block in ("HAMMING_BLOCK", "QUERY_BLOCK"):
+                stack.enter_context(mock.patch.object(cpu_backend, block, self.block))
             stack.enter_context(mock.patch.object(cpu_backend, "LEAST_BLOCK", 1))
             stack.enter_context(mock.patch.object(torch_backend, "MAX_MEMORY", self.max_memory))
             stack.enter_context(mock.patch.object(_screens, "_QUERIES", self.block))

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biasgen import TrainingSet, knn, nearest_credit, pairwise_distances, range_count
-from biasgen.backends import _codes, _mode, _products, _screens, _search, _slices
+from biasgen.backends import _codes, _mode, _products, _screens, _search, _slices, _values
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._prepared import prepare, query_of
 from biasgen.oracle import knn as oracle
 from tests.hard_rows import hard_rows
+from tests.table import taking
 
 SLICED = (_screens.SliceScreen, _screens.DoubleSliceScreen)
-DISTANCES = ("sqeuclidean", "euclidean", "cosine", "correlation")
+DISTANCES = [name for name in taking("float32") if _values.VALUES[name].norm is None]
 
 
 @pytest.fixture(params=SLICED, ids=["one slice", "two slices"])

@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.host_reads import NoHostReads
 from biasgen import _settings, backends
 from biasgen.backends import triton_backend
 from biasgen.ops import counts
@@ -35,7 +37,7 @@ def compiled(triton, monkeypatch):
     return ahead_of_time.compile_for
 
 
-@pytest.mark.parametrize("op", ["search", "denoise"])
+@pytest.mark.parametrize("op", ["search", "denoise", "measurements"])
 def test_in_the_interpreter(triton, op):
     """In a process of its own: Triton chooses its interpreter when a kernel is defined."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", f"tests/interpreted/triton_{op}.py"]
@@ -156,8 +158,8 @@ def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeyp
     from biasgen.triton_kernels._tile import Slices, Tile
 
     def rows(n, device):
-        high = torch.empty((n, 16), dtype=torch.int8, device="meta")
-        return Slices(Placed(high, device), None, torch.empty(n, device="meta"))
+        high = torch.zeros((n, 16), dtype=torch.int8, device="meta")
+        return Slices(Placed(high, device), None, torch.zeros(n, device="meta"))
 
     class Placed:   # a tensor that says it is on a device which this machine lacks
         def __init__(self, tensor, device):
@@ -169,16 +171,34 @@ def test_a_block_shape_is_timed_once_and_only_where_that_is_safe(triton, monkeyp
         def __getitem__(self, at):
             return Placed(self.tensor[at], self.device)
 
-    tiles, tried = (Tile(1, 1), Tile(2, 2), Tile(3, 3)), []
+    tiles, tried, current, clock = (Tile(1, 1), Tile(2, 2), Tile(3, 3)), [], [], [0.0]
 
     def launch(query, reference, tile):
-        tried.append((len(query), len(reference), tile.n))
+        assert current == [query.high.device], "timed elsewhere"
+        if (len(query), len(reference), tile.n) not in tried[-1:]:  # else once more
+            tried.append((len(query), len(reference), tile.n))
+        clock[0] += {1: 3.0, 2: 1.0, 3: 2.0}[tile.n]
 
-    def do_bench(work, **_):
-        work()
-        return {1: 3.0, 2: 1.0, 3: 2.0}[tried[-1][2]]
+    @contextmanager
+    def guard(device):
+        current.append(device)
+        yield
+        current.pop()
 
-    monkeypatch.setattr(_tune, "do_bench", do_bench)
+    class Event:
+        def __init__(self, enable_timing):
+            self.time = None
+
+        def record(self):
+            assert current, "on the stream of another device"
+            self.time = clock[0]
+
+        def elapsed_time(self, end):
+            return end.time - self.time
+
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=list))
     monkeypatch.setattr(_tune, "_chosen", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     large, small = 1 << 20, 1000
@@ -201,13 +221,32 @@ def test_probe_says_why_it_cannot_run(triton, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert triton_backend.probe() == "no CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device])
-    assert triton_backend.probe().startswith("a device has compute capability 7.5, whose int8 products Triton does not compile")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert triton_backend.probe() is None
     monkeypatch.setitem(sys.modules, "biasgen.triton_kernels.nearest", None)
     assert triton_backend.probe().startswith("triton cannot be imported (")
+
+
+def test_an_old_device_is_refused_for_its_own_tensors_only(triton, monkeypatch):
+    capabilities = {None: (8, 0), 0: (9, 0), 1: (7, 5)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability",
+        lambda device: capabilities[getattr(device, "index", device)],
+    )  # fmt: skip
+    backends.load.cache_clear()
+    monkeypatch.setattr(triton_backend, "fault", lambda *_: None)
+    monkeypatch.setattr(triton_backend, "DEVICES", ("cuda",))
+    call = {"dtype": "uint8", "distance": "hamming"}
+    try:
+        for device in ("cuda", "cuda:0", torch.device("cuda", 0)):
+            assert choose("knn", device=device, **call)[0] == "triton"
+        for device in ("cuda:1", torch.device("cuda", 1)):
+            assert choose("knn", device=device, **call)[0] == "torch"
+        with pytest.raises(ValueError, match=r"triton: cuda:1 has compute capability 7.5, whose"):
+            choose("knn", device="cuda:1", backend="triton", **call)
+    finally:
+        backends.load.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +275,8 @@ def test_kernels_that_fail_their_self_test_are_passed_over_but_not_where_they_we
     monkeypatch.delenv("BIASGEN_BACKEND", raising=False)
     call = {"device": "cpu", "dtype": "float32"}
     found = {"knn": "wrong", "tree_posterior": None}
-    monkeypatch.setattr(backends.load("torch")[0], "fault", found.get, raising=False)
+    of_op = lambda op, device: found[op]  # noqa: E731
+    monkeypatch.setattr(backends.load("torch")[0], "fault", of_op, raising=False)
     assert choose("tree_posterior", **call)[0] == "torch"
     with pytest.warns(RuntimeWarning, match=r"^backend: torch is passed over for knn: wrong$"):
         assert choose("knn", **call)[0] == "cpu"
@@ -265,12 +305,26 @@ def test_the_self_test_runs_once_on_a_device_and_not_under_capture(triton, monke
     monkeypatch.setattr(_triton_check, "check_denoiser", wrong)
     triton_backend._fault.cache_clear()
     try:
-        assert triton_backend.fault("knn") is None
+        assert triton_backend.fault("knn", "cuda") is None
         assert ran == []
         capturing[0] = False
         for _ in range(2):
-            assert triton_backend.fault("knn") is triton_backend.fault("range_count") is None
-            assert triton_backend.fault("empirical_denoise") == "RuntimeError: sums differ"
+            assert triton_backend.fault("knn", "cuda") is None
+            assert triton_backend.fault("range_count", torch.device("cuda:1")) is None
+            assert triton_backend.fault("empirical_denoise", "cuda:1") == "RuntimeError: sums differ"
         assert ran == [("search", 1), ("search", 1), ("denoiser", 1)]
+        triton_backend.fault("knn", "cuda:0")
+        assert ran[3:] == [("search", 0)]
     finally:
         triton_backend._fault.cache_clear()
+
+
+def test_no_thread_of_the_host_is_looked_at(triton, monkeypatch):
+    """Only work on the CPU could be on one; a CUDA graph may not read what says so."""
+    from biasgen.backends import _triton_floats
+
+    large = torch.empty((1 << 20, 1 << 10), device="meta")
+    monkeypatch.setattr(_triton_floats, "knn", lambda *_: "found")
+    with NoHostReads():
+        found = triton_backend.knn(large, SimpleNamespace(rows=large, integer=False), 1)
+    assert found == "found"

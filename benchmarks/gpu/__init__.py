@@ -1,1 +1,1 @@
-"""`make gpu-check` (check.py) and its steps; all but what a device alone can show runs on the CPU in tests/test_gpu_check.py."""
+"""`make gpu-check` (check.py) and its steps; tests/test_gpu_steps.py runs them without a device."""

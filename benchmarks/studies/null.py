@@ -12,16 +12,17 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks.studies.common import EXACT, GRAMMAR, SCHEDULE, options, parallel, rows, sample, table, write
-from biasgen.metrics._sets import near_credit, pool_credit
 from biasgen.metrics.alignment import AlignmentProbe
+from biasgen.metrics.comparison import Comparison
 from biasgen.metrics.membership import membership
+from biasgen.metrics.near_affinity import near_threshold
 from biasgen.metrics.nn_divergence import nn_divergence
-from biasgen.metrics.one_model import OneModel
 from biasgen.metrics.own_share import own
+from biasgen.metrics.registry import choose, default_metrics, measure
 from biasgen.metrics.self_test import self_test
-from biasgen.metrics.split_comparison import SplitComparison
+from biasgen.metrics.split_comparison import split_comparison
 from biasgen.metrics.train_affinity import affinity
-from biasgen.results import Credit
+from biasgen.results import Credit, Result
 from biasgen.statistics.detection import detect
 
 M = 2000
@@ -38,14 +39,21 @@ def one_draw(draw: int, seed: int) -> dict[tuple[str, int, int], float]:
     found = {}
     for n, h in SIZES:
         train, twin_train, gen, twin_gen, heldout = np.split(rows(2 * (M + n) + h, seed=seed, draw=draw), np.cumsum([M, M, n, n]))
-        results = OneModel(train, heldout)(gen, seed=draw)
-        split = SplitComparison(train, twin_train, heldout)(gen, twin_gen, seed=draw).as_dict()
+        results = one_model(Comparison(gen=gen, train=train, heldout=heldout, seed=draw))
+        trains, gens = {"train_a": train, "train_b": twin_train}, {"gen_a": gen, "gen_b": twin_gen}
+        split = split_comparison(**trains, **gens, heldout=heldout, seed=draw).as_dict()
         results |= {name: split[name] for name in ("own_share", "near_own_share", "kl_own", "auc_own")}
         results["NN divergence, compat paper"] = nn_divergence(gen=gen, train=train, heldout=heldout, compat="paper", seed=draw)
         results |= {f"self-test: {name}": result for name, result in self_test(train=train, heldout=heldout, seed=draw).items()}
         results["membership AUC"] = membership(_log_loss, train=train, heldout=heldout, t=1, seed=draw).auc
         found |= {(name, n, h): result.p_value for name, result in results.items() if result.p_value is not None}
     return found
+
+
+def one_model(comparison: Comparison) -> dict[str, Result]:
+    """What an evaluation of one model holds by default."""
+    names = default_metrics(comparison.distance)
+    return measure(comparison, choose(names, given=comparison.sets))
 
 
 def _log_loss(tokens: np.ndarray, t: int) -> np.ndarray:
@@ -66,22 +74,35 @@ def one_curve(draw: int, seed: int) -> tuple[str, str]:
     m, h, n = 500, 1000, 1000
     sizes = [m, m, h, *[n] * (2 * LOOKS)]
     train, twin_train, heldout, *gens = np.split(rows(sum(sizes), seed=seed + 2, draw=draw), np.cumsum(sizes)[:-1])
-    one, two = OneModel(train, heldout), SplitComparison(train, twin_train, heldout)
+    sets = Comparison(train=train, twin_train=twin_train, heldout=heldout)
+    one, two = ("train", "heldout"), ("train", "twin_train")
+    of_heldout = [sets.nearest_distances("heldout", name) for name in two]
+    v_one = near_threshold(of_heldout[0], sets.alpha)
+    v_two = near_threshold(np.concatenate(of_heldout), sets.alpha)
     alone, twins = [], []
     for i in range(LOOKS):
-        near, twin_near = (_credits(comparison, gens[i]) for comparison in (one, two))
-        other = _credits(two, gens[LOOKS + i])
+        drawn = sets.with_samples(gens[i], gens[LOOKS + i])
         test = {"permutations": 999, "seed": i, "params": {}}
-        alone.append((i, {f"affinity {k}": affinity(credit, one.pool, n_train=m, **test) for k, credit in enumerate(near)}))
-        pairs = enumerate(zip(twin_near, other, strict=True))
-        twins.append((i, {f"own share {k}": own(a, b, two.pool, m_a=m, **test) for k, (a, b) in pairs}))
-    return tuple(detect(history, statistics=tuple(history[0][1]), looks=LOOKS).status for history in (alone, twins))
+        credits = enumerate(_credits(drawn, "gen", one, v_one))
+        pool = drawn.pool(*one)
+        found = {f"affinity {k}": affinity(credit, pool, n_train=m, **test) for k, credit in credits}
+        alone.append((i, found))
+        credits = (_credits(drawn, name, two, v_two) for name in ("gen", "twin_gen"))
+        pairs = enumerate(zip(*credits, strict=True))
+        pool = drawn.pool(*two)
+        twins.append((i, {f"own share {k}": own(*pair, pool, m_a=m, **test) for k, pair in pairs}))
+    return tuple(
+        detect(history, statistics=tuple(history[0][1]), looks=LOOKS).status
+        for history in (alone, twins)
+    )
 
 
-def _credits(comparison: OneModel | SplitComparison, gen: np.ndarray) -> tuple[Credit, Credit]:
+def _credits(
+    comparison: Comparison, query: str, pool: tuple[str, str], v: float | None
+) -> tuple[Credit, Credit]:
     """The pool's credit for all samples, and for those within v."""
-    credit = pool_credit(gen, comparison.pool, comparison.distance)
-    return credit, near_credit(gen, comparison.pool, comparison.distance, credit, comparison.threshold)
+    near = comparison.credit(query, pool, within=-1 if v is None else v)
+    return comparison.credit(query, pool), near
 
 
 def one_sampler(steps: int, seed: int) -> dict[str, Any]:
@@ -90,7 +111,8 @@ def one_sampler(steps: int, seed: int) -> dict[str, Any]:
     rejected = Counter()
     for pair in range(PAIRS):
         train, heldout = np.split(rows(M + 4000, seed=seed + 3, draw=pair), [M])
-        for name, result in OneModel(train, heldout)(gen, seed=pair).items():
+        comparison = Comparison(gen=gen, train=train, heldout=heldout, seed=pair)
+        for name, result in one_model(comparison).items():
             rejected[name] += result.p_value is not None and result.p_value <= LEVEL
     return {"steps": steps, "grammatical": float(GRAMMAR.is_grammatical(gen).mean())} | rejected
 

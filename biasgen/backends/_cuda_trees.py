@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from biasgen.backends._log_field import refuse
-from biasgen.backends._mode import is_capturing
+from biasgen.backends._mode import is_capturing, used_here
 from biasgen.results import TreePosterior
 
 NONE_REFUSED = 2**63 - 1
@@ -123,6 +123,7 @@ def _constant(content, device):
     constant = _copied(content, torch.device(device.type, torch.cuda.current_device()) if device == torch.device("cuda") else device)
     if is_capturing(device):
         _READ_BY_GRAPHS[constant.data_ptr()] = constant
+    used_here(constant)
     return constant
 
 

@@ -12,7 +12,7 @@ import torch
 from biasgen import distances
 from biasgen.backends._products import DEPTH, products
 from biasgen.backends._slices import SliceBlock, encode, grid_of, smallest
-from biasgen.backends._values import ON_SPHERE, lane_sum, pair_values, points
+from biasgen.backends._values import ON_SPHERE, VALUES, pair_values, points, values_in_place
 
 SMALL = 1 << 24  # products of two numbers that float64 has done before codes are worth their while
 _QUERIES = 256  # of a block: enough for a float64 product of matrices to run at full speed
@@ -122,7 +122,8 @@ class IntegerScreen:
         if not coded and self._distance == "hamming":
             return (self._query[:, None] != rows).sum(-1), nothing
         if not coded:
-            return torch.cdist(self._query.double(), rows.double(), p=1).long(), nothing
+            norm = VALUES[self._distance].norm
+            return torch.cdist(self._query.double(), rows.double(), p=norm).long(), nothing
         x, y = self._code(self._query), self._code(rows)
         keys = products(x, y)
         if self._distance == "hamming":
@@ -175,9 +176,9 @@ class FloatScreen:
         product with its assembly, 3 for the rounding of the centered rows, D / 16 + 8 for the value itself. 4 (D + 16) leaves a factor
         of more than two for the rounding of a, b and the bounds themselves. Sums of |x - y| have the relative error D + D / 16 + 8.
         """
-        D = y.shape[1]
-        if self.distance == "cityblock":
-            near = torch.cdist(x, y, p=1)
+        D, norm = y.shape[1], VALUES[self.distance].norm
+        if norm is not None:
+            near = torch.cdist(x, y, p=norm)
             slack = near.clone()
         else:
             x_x, y_y = x.square().sum(1)[:, None], y.square().sum(1)
@@ -195,14 +196,8 @@ class FloatScreen:
         D = self._x.shape[1]
         block = max(1, min(_GATHERED if rows.device.type == "cpu" else self._max_memory, self._max_memory // 128) // D)
         parts = zip(queries.split(block), rows.split(block), strict=True)
-        return torch.cat([self._pair_values(self._x[q].double(), points(self._rows[r], self.distance)) for q, r in parts])
-
-    def _pair_values(self, x, y):
-        if self.distance in ON_SPHERE:
-            return pair_values(x, y, self.distance)
-        terms = x.sub_(y)
-        terms = terms.abs_() if self.distance == "cityblock" else terms.square_()
-        return lane_sum(x.shape[1], lambda at: terms[:, at])
+        pairs = ((self._x[q].double(), points(self._rows[r], self.distance)) for q, r in parts)
+        return torch.cat([values_in_place(x, y, self.distance) for x, y in pairs])
 
     def tables(self):
         """Yield (first row, values to the bit (n, m))."""
@@ -249,7 +244,8 @@ def screens(prepared, n, sliced):
     """Which screens serve n queries, the cheapest first: where one leaves too many pairs open, the next is taken."""
     if prepared.searched.integer:
         return [IntegerScreen]
-    if sliced and prepared.distance != "cityblock" and n * prepared.rows.numel() > SMALL:
+    by_product = VALUES[prepared.distance].norm is None
+    if sliced and by_product and n * prepared.rows.numel() > SMALL:
         return [SliceScreen, DoubleSliceScreen, FloatScreen]
     return [FloatScreen]
 

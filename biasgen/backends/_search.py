@@ -17,7 +17,7 @@ class _CrowdedError(Exception):
 
 
 def knn(query, prepared, k, max_memory):
-    """See torch_backend.knn."""
+    """See _contract.Ops."""
     n, device = len(query), query.device
     values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64, device=device)
     rows, tie_rows, tie_counts = (torch.empty(shape, dtype=torch.int64, device=device) for shape in ((n, k), n, n))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from biasgen.backends import _codes
+from biasgen.backends._mode import used_here
 from biasgen.backends._products import products
 from biasgen.backends._values import ON_SPHERE, points
 
@@ -53,6 +54,7 @@ def grid_of(prepared, slices, tile, max_memory):
         grid = Grid(prepared.distance, slices, center, unit, torch.inf)
         residuals = encode(sample, grid, tile).residual.sort().values
         prepared.packed[key] = Grid(prepared.distance, slices, grid.center, unit, 2 * float(residuals[int(0.9 * (len(residuals) - 1))]))
+    used_here(prepared.packed[key])
     return prepared.packed[key]
 
 
@@ -64,15 +66,16 @@ def _whole_range(rows, slices):
     return center, max(_codes._rounded(_MARGIN[slices] * largest / _ENDS[slices][1]), _codes._SMALLEST_UNIT)
 
 
-def encode(rows, grid, tile):
-    """Codes of rows (n, D); `tile` elements at a time in float64, five times.
+def encode(rows, grid, tile, width=None):
+    """Codes of rows (n, D); `tile` elements at a time in float64, five times. width: columns of
+    high and low, 0 beyond the D that are there unless it is given.
 
     The rest of a row is off by 2^-53 (|x - center| + |rest|), which the residual covers: a code times the unit is exact.
     """
     n, D = rows.shape
     unit, (smallest, largest) = grid.unit, _ENDS[grid.slices]
-    high = torch.empty((n, D), dtype=torch.int8, device=rows.device)
-    low = torch.empty_like(high) if grid.slices == 2 else None
+    high = int8_rows(n, D, width or D, rows.device)
+    low = int8_rows(n, D, width or D, rows.device) if grid.slices == 2 else None
     squares, residual, low_length = torch.zeros((3, n), dtype=torch.float64, device=rows.device)
     zero = torch.zeros(n, dtype=torch.bool, device=rows.device)
     step = max(1, tile // D)
@@ -86,16 +89,23 @@ def encode(rows, grid, tile):
         rest.sub_(codes * unit)
         residual[at] = rest.square_().sum(1)
         if low is None:
-            high[at] = codes
+            high[at, :D] = codes
         else:
             top = torch.floor(codes / 256 + 0.5)
-            high[at] = top
+            high[at, :D] = top
             lower = codes.sub(top, alpha=256)
-            low[at] = lower
+            low[at, :D] = lower
             low_length[at] = lower.square_().sum(1)
         squares[at] = codes.square_().sum(1)
     residual.sqrt_().mul_(1 + 4 * (D + 16) * _UNIT).add_(squares.sqrt(), alpha=4 * unit * _UNIT).add_(unit * D * 2.0**-100)
     return Codes(high, low, squares, residual, low_length.sqrt_().mul_(1 + 4 * (D + 16) * _UNIT), zero)
+
+
+def int8_rows(n, D, width, device):
+    """(n, width) int8, 0 beyond the first D columns, which are to be filled: so nothing is copied."""
+    rows = torch.empty((n, width), dtype=torch.int8, device=device)
+    rows[:, D:] = 0
+    return rows
 
 
 class SliceBlock:

@@ -118,8 +118,8 @@ def _rules_of(rules, weights, symbol, Q, device):
     others = [column for column in range(rules.shape[1]) if column != symbol]
     groups = [(rules[:, symbol] == s).nonzero()[:, 0] for s in range(Q)]
     shape = Q, max(len(group) for group in groups)
-    columns = [torch.zeros(shape, dtype=torch.long) for _ in others]
-    log_w = torch.full(shape, -math.inf, dtype=torch.float64)
+    columns = [torch.zeros(shape, dtype=torch.long, device="cpu") for _ in others]
+    log_w = torch.full(shape, -math.inf, dtype=torch.float64, device="cpu")
     for s, group in enumerate(groups):
         for column, other in zip(columns, others, strict=True):
             column[s, : len(group)] = rules[group, other].long()

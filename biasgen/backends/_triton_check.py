@@ -38,9 +38,12 @@ def check(device: torch.device) -> None:
 @cache
 def check_denoiser(device: torch.device) -> None:
     """RuntimeError where the sums of the empirical denoiser, over panels and over lists, are not right on this device."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator("cpu").manual_seed(0)
     for N, M, D, dtype in ((65, 130, 40, torch.float32), (3, 70, 530, torch.float64)):
-        x, y = (torch.rand(n, D, generator=random, dtype=torch.float64).to(dtype).to(device) for n in (N, M))
+        x, y = (
+            torch.rand(n, D, generator=random, dtype=torch.float64, device="cpu").to(device, dtype)
+            for n in (N, M)
+        )
         log_p, x = torch.linspace(-30, 0, M, dtype=torch.float64, device=device), x.double()
         center, factor, scale = y[:9].double().mean(0), torch.full_like(x[:, 0], 0.5), torch.full_like(x[:, 0], 0.7)
         offset = y.double() - center
@@ -70,7 +73,9 @@ def _wrong(device):
 
 def _codes(features, rows, largest):
     """(rows, features) int64 of -largest .. largest, the extremes among them, some rows equal."""
-    codes = torch.randint(-largest, largest + 1, (rows, features), generator=torch.Generator().manual_seed(features))
+    random = torch.Generator("cpu").manual_seed(features)
+    span = -largest, largest + 1
+    codes = torch.randint(*span, (rows, features), generator=random, device="cpu")
     codes[1], codes[2] = largest, -largest
     codes[rows // 2 :: 3] = codes[0].clone()
     return codes

@@ -22,7 +22,7 @@ STEP = 8
 
 
 def knn(query, prepared, k, max_memory):
-    """See triton_backend.knn."""
+    """See _contract.Ops."""
     parts = []
     for _, block in _blocks(query, prepared, OPEN + 2 * STEP * k):
         limit = block.first_limit(k)

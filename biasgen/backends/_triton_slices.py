@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import torch
 
 from biasgen.backends import _slices
-from biasgen.backends._mode import is_capturing
-from biasgen.backends._slices import Codes, Grid
-from biasgen.triton_kernels._tile import Slices, padded
+from biasgen.backends._mode import is_capturing, used_here
+from biasgen.backends._slices import Codes, Grid, int8_rows
+from biasgen.triton_kernels._tile import Slices, width
 
 MAX_FEATURES = 33_025  # positions times symbols up to which tokens become one-hot rows
 MAX_SYMBOLS = 64  # beyond, comparing position by position takes fewer operations (counted on paper: docs/gpu.md)
@@ -43,18 +43,25 @@ def kept(prepared, key, make):
     made, finished = prepared.packed[key]
     if finished is not None and not is_capturing(device):  # a capture begins when all before it is over
         torch.cuda.current_stream(device).wait_event(finished)
+    used_here(made)
     return made
 
 
 def _shifted(rows: torch.Tensor) -> Slices:
-    high = padded((rows ^ 128).view(torch.int8))
-    return Slices(high, None, torch.cat([part.int().square_().sum(1) for part in high.split(_ROWS)]))
+    R, D = rows.shape
+    high = int8_rows(R, D, width(D), rows.device)
+    torch.bitwise_xor(rows, 128, out=high.view(torch.uint8)[:, :D])
+    norms = torch.cat([part.int().square_().sum(1) for part in high.split(_ROWS)])
+    return Slices(high, None, norms)
 
 
 def _one_hot(rows: torch.Tensor, symbols: int) -> Slices:
+    R, D = rows.shape
     alphabet = torch.arange(symbols, dtype=torch.uint8, device=rows.device)
-    hot = torch.cat([(part[..., None] == alphabet).to(torch.int8).flatten(1) for part in rows.split(_ROWS)])
-    return Slices(padded(hot), None, torch.full((len(rows),), rows.shape[1], dtype=torch.int64, device=rows.device))
+    high = int8_rows(R, D * symbols, width(D * symbols), rows.device)
+    for part, out in zip(rows.split(_ROWS), high.split(_ROWS), strict=True):
+        out[:, : D * symbols] = (part[..., None] == alphabet).flatten(1)
+    return Slices(high, None, torch.full((R,), D, dtype=torch.int64, device=rows.device))
 
 
 def _tokens(rows: torch.Tensor) -> Slices:
@@ -95,8 +102,8 @@ def coded(prepared, slices: int) -> Coded:
 
 def encode(rows: torch.Tensor, grid: Grid) -> tuple[Slices, Codes]:
     """Codes of rows (R, D), for the kernels and with what bounds them."""
-    codes = _slices.encode(rows, grid, _TILE)
-    return Slices(padded(codes.high), None if codes.low is None else padded(codes.low), codes.squares.long()), codes
+    codes = _slices.encode(rows, grid, _TILE, width(rows.shape[1]))
+    return Slices(codes.high, codes.low, codes.squares.long()), codes
 
 
 def _encode(prepared, slices):

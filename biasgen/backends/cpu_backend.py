@@ -20,15 +20,10 @@ except ImportError as error:  # a source tree without the module: the torch back
 
 DEVICES = ("cpu",)
 EVIDENCE = {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()}
-OPS = {
-    "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
-    "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")},
-    **{op: EVIDENCE for op in ("tree_posterior", "tree_posterior_sample", "tree_map")},
-}
 # Queries of one unit of work at most. Hamming: 4096 x 12 000 rows of 16 tokens take 1.2 ms, ten times what handing out costs (with 512
 # two threads gained 1.5x, with 4096 1.8x); of long rows so many that they stay in the second-level cache. Else each unit packs the rows
 # for itself, which takes as long as 20 to 50 queries do.
-QUERY_BLOCK = {"hamming": 4096, "sqeuclidean": 1024, "cosine": 1024, "correlation": 1024}
+HAMMING_BLOCK, QUERY_BLOCK = 4096, 1024
 BLOCK_TOKENS = 1 << 18
 SLOW_BLOCK = 1 << 33  # queries times reference rows times features that keep a thread busy for some 10 ms with AVX-512, 100 ms without
 MAX_MEMORY = 256 << 20  # bytes for the temporaries of the empirical denoiser
@@ -59,16 +54,11 @@ def normals(out, seed, first, step, purpose):
 
 
 def knn(query, prepared, k, max_memory=None):
-    """The k nearest distinct rows of each query. max_memory is of no concern here: the kernels keep no table of distances.
-
-    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
-    Returns values (N, k), int64 where prepared.integer, else float64, and distinct rows (N, k) int64 by (value, row); tie_rows (N,)
-    distinct rows at the smallest value, tie_counts (N,) the same with multiplicity, int64.
-    """
+    """See _contract.Ops. max_memory is of no concern: the kernels keep no table of distances."""
     search, _, operands = _search(query, prepared)
     n, source, multiplicity = len(query), on_host(query), prepared.multiplicity.numpy()
-    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64)
-    out = [values, *(torch.empty(shape, dtype=torch.int64) for shape in ((n, k), (n,), (n,)))]
+    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64, device="cpu")
+    out = [values, *(torch.empty(shape, dtype=torch.int64, device="cpu") for shape in ((n, k), (n,), (n,)))]
     arrays = [t.numpy() for t in out]
 
     def work(start, stop):
@@ -79,9 +69,9 @@ def knn(query, prepared, k, max_memory=None):
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows at value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    """See _contract.Ops."""
     _, search, operands = _search(query, prepared)
-    rows = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    rows = torch.empty(int(offsets[-1]), dtype=torch.int64, device="cpu")
     source, radius, offsets, out = on_host(query), radius.numpy(), offsets.numpy(), rows.numpy()
 
     def work(start, stop):
@@ -92,20 +82,62 @@ def rows_within(query, prepared, radius, offsets):
 
 
 def _search(query, prepared):
-    """The native knn and rows_within for these rows, and what both take after the query: the reference as the kernels want it."""
-    level = isa()
-    start = level, prepared.distance
-    if not prepared.integer:
-        codes = _encoded(level, query.dtype, prepared)
-        return partial(_cpu.knn_floats, *start), partial(_cpu.floats_within, *start), codes.operands
-    bits, reference = 8, on_host(prepared.rows)
-    if prepared.distance == "hamming":
-        largest = max(int(on_host(query).max()), prepared.largest)  # torch would start its threads for this
-        bits = next(bits for bits in PLANES if largest < 2**bits)
-        if bits not in prepared.packed:  # bit planes, which serve every instruction set
-            prepared.packed[bits] = _cpu.pack_reference(level, reference, bits)
-        reference = prepared.packed[bits]
-    return partial(_cpu.knn, *start), partial(_cpu.rows_within, *start), (reference, len(prepared.rows), bits)
+    """The native knn and rows_within for these rows, and what both take after the query."""
+    return SEARCHES[prepared.distance](isa(), query, prepared)
+
+
+def _by_planes(level, query, prepared):
+    """Tokens, as bit planes, which serve every instruction set."""
+    largest = max(int(on_host(query).max()), prepared.largest)  # torch would start its threads for this
+    bits = next(bits for bits in PLANES if largest < 2**bits)
+    if bits not in prepared.packed:
+        prepared.packed[bits] = _cpu.pack_reference(level, on_host(prepared.rows), bits)
+    return _of_integers(level, prepared, prepared.packed[bits], bits)
+
+
+def _by_products(level, query, prepared):
+    """Squared differences: of uint8 rows themselves, of floats screened by their codes."""
+    if prepared.integer:
+        return _of_integers(level, prepared, on_host(prepared.rows), 8)
+    return _by_codes(level, query, prepared)
+
+
+def _by_codes(level, query, prepared):
+    """Floats, and points at length 1, screened by their 8-bit codes."""
+    start, codes = (level, prepared.distance), _encoded(level, query.dtype, prepared)
+    return partial(_cpu.knn_floats, *start), partial(_cpu.floats_within, *start), codes.operands
+
+
+def _by_pairs(level, query, prepared):
+    """Integers and floats, pair by pair: distances that no product of matrices bounds."""
+    start, key = (level, prepared.distance), (query.dtype, "rows")
+    if key not in prepared.packed:
+        prepared.packed[key] = prepared.rows.to(query.dtype).numpy()
+    return partial(_cpu.knn_direct, *start), partial(_cpu.direct_within, *start), (prepared.packed[key],)
+
+
+def _of_integers(level, prepared, reference, bits):
+    start, operands = (level, prepared.distance), (reference, len(prepared.rows), bits)
+    return partial(_cpu.knn, *start), partial(_cpu.rows_within, *start), operands
+
+
+# The distances of the cpu backend.
+SEARCHES = {
+    "hamming": _by_planes,
+    "sqeuclidean": _by_products,
+    "cosine": _by_codes,
+    "correlation": _by_codes,
+    "cityblock": _by_pairs,
+    "chebyshev": _by_pairs,
+}
+OPS = {
+    "empirical_denoise": {
+        "dtypes": ("float32", "float64"),
+        "distances": ("sqeuclidean", "hamming"),
+    },
+    "knn": {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(SEARCHES)},
+    **{op: EVIDENCE for op in ("tree_posterior", "tree_posterior_sample", "tree_map")},
+}
 
 
 def _encoded(level, dtype, prepared):
@@ -119,20 +151,16 @@ def _encoded(level, dtype, prepared):
 
 def _run(work, n, prepared):
     """work(start, stop) for blocks of n queries."""
-    most, threads = QUERY_BLOCK[prepared.distance], num_threads()
+    most, threads = QUERY_BLOCK, num_threads()
     if prepared.distance == "hamming":
-        most = min(most, max(512, BLOCK_TOKENS // prepared.rows.shape[1]))
+        most = min(HAMMING_BLOCK, max(512, BLOCK_TOKENS // prepared.rows.shape[1]))
     turns = -(-n // (threads * most))  # of each thread; all as long, so that they end together
     block = max(LEAST_BLOCK, -(-n // (threads * turns)))
     run_blocks(work, n, block, slow=min(n, block) * prepared.rows.numel() >= SLOW_BLOCK)
 
 
 def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
-
-    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
-    checked by the op, the weights normalized. The temporaries take about max_memory bytes.
-    """
+    """See _contract.Ops. A query's bits do not depend on the others."""
     level, rows = isa(), prepared.rows
     arrays = [values.numpy() for values in (x_t.double().contiguous(), scale, sigma, log_p)]
     if prepared.distance == "hamming":
@@ -170,9 +198,8 @@ def tree_posterior(evidence, tree, levels):
 
 def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """(B, n, L) strings from the posteriors, int8 (int16 where Q > 127), -1 where impossible. Numbers come from seed, in the kernel."""
-    strings = torch.empty(
-        (len(evidence), n, tree.L), dtype=torch.int8 if tree.Q <= 127 else torch.int16
-    )
+    dtype = torch.int8 if tree.Q <= 127 else torch.int16
+    strings = torch.empty((len(evidence), n, tree.L), dtype=dtype, device="cpu")
     array = strings.numpy()
     _tree_blocks(
         evidence,

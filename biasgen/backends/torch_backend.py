@@ -3,11 +3,10 @@ import torch
 
 from biasgen.backends import _empirical_denoise, _search, _trees
 from biasgen.backends._mode import exact_arithmetic
-from biasgen.backends._values import pair_values, points, rooted
-from biasgen.distances import DISTANCES
+from biasgen.backends._values import VALUES, pair_values, points, rooted
 
 DEVICES = ("cpu", "cuda")
-SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(DISTANCES)}
+SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(VALUES)}
 EVIDENCE = {"dtypes": ("float32", "float64", "int8", "int16"), "distances": ()}
 OPS = {
     "empirical_denoise": {"dtypes": ("float32", "float64"), "distances": ("sqeuclidean", "hamming")},
@@ -27,20 +26,14 @@ def isa() -> None:
 
 
 def knn(query, prepared, k, max_memory=None):
-    """The k nearest distinct rows of each query, in blocks whose temporaries take about max_memory bytes.
-
-    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
-    Returns values (N, k), the distances (squared for euclidean), and distinct rows (N, k) by (value, row), tie_rows (N,) distinct rows at
-    the smallest value, tie_counts (N,) the same with multiplicity; int64, but values are float64 unless the distance has integer values
-    for these rows.
-    """
-    with exact_arithmetic(_elements(query, prepared)):
+    """See _contract.Ops. Blocks whose temporaries take about max_memory bytes, here and below."""
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.knn(query, prepared, k, max_memory or MAX_MEMORY)
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
-    with exact_arithmetic(_elements(query, prepared)):
+    """See _contract.Ops."""
+    with exact_arithmetic(_elements(query, prepared), query.device):
         rows = _search.rows_within(query, prepared, radius, MAX_MEMORY)
     if len(rows) != int(offsets[-1]):
         raise ValueError("offsets: do not match the number of rows within the radius")
@@ -48,27 +41,27 @@ def rows_within(query, prepared, radius, offsets):
 
 
 def range_count(query, prepared, radius, max_memory=None):
-    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query."""
-    with exact_arithmetic(_elements(query, prepared)):
+    """See _contract.Ops."""
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.range_count(query, prepared, radius, max_memory or MAX_MEMORY)
 
 
 def distance_histogram(query, prepared, edges, max_memory=None):
-    """(B,) int64: pairs of a query and a reference row by distance; edges (B + 1,) float64, all bins half open but the last."""
-    with exact_arithmetic(_elements(query, prepared)):
+    """See _contract.Ops."""
+    with exact_arithmetic(_elements(query, prepared), query.device):
         return _search.distance_histogram(query, prepared, edges, max_memory or MAX_MEMORY)
 
 
 def pairwise_distances(query, prepared, out):
-    """Fill out (N, M), float64 or int64 as the distance has it for these rows, with the distances of all pairs."""
-    with exact_arithmetic(_elements(query, prepared)):
+    """See _contract.Ops."""
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _search.pairwise_distances(query, prepared, out, MAX_MEMORY)
 
 
 def paired_distances(a, b, distance):
-    """(N,) distances between row i of a (N, F) and row i of b (N, F), int64 or float64."""
+    """See _contract.Ops."""
     block = max(1, MAX_MEMORY // (64 * a.shape[1]))
-    with exact_arithmetic(a.numel()):
+    with exact_arithmetic(a.numel(), a.device):
         pairs = zip(a.split(block), b.split(block), strict=True)
         values = torch.cat([pair_values(points(x, distance), points(y, distance), distance) for x, y in pairs])
         return rooted(values, distance)
@@ -80,11 +73,7 @@ def _elements(query, prepared):
 
 
 def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability, 0, (B,), float64; float64 throughout.
-
-    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
-    checked by the op, the weights normalized. Blocks whose temporaries take about max_memory bytes.
-    """
+    """See _contract.Ops. Everything is in float64, and nothing is dropped."""
     return _empirical_denoise.empirical_denoise(x_t, prepared.rows, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 

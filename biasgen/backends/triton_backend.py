@@ -9,7 +9,10 @@ from biasgen.backends._mode import exact_arithmetic, is_capturing
 from biasgen.backends._values import square_root
 
 DEVICES = ("cpu",) if _settings.triton_interpreted() else ("cuda",)
-_SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": ("hamming", "sqeuclidean", "cosine", "correlation")}
+# The distances of the triton backend: of how many times a value the kernels find the squared distance
+# of int8 rows, one-hot where they are tokens, at length 1 for cosine and correlation.
+SQUARES = {"hamming": 2, "sqeuclidean": 1, "cosine": 2, "correlation": 2}
+_SEARCH = {"dtypes": ("uint8", "int16", "float32", "float64"), "distances": tuple(SQUARES)}
 OPS = {
     "knn": _SEARCH,
     "range_count": _SEARCH | {"distances": (*_SEARCH["distances"], "euclidean")},
@@ -29,12 +32,21 @@ def probe() -> str | None:
         return f"triton cannot be imported ({error})"
     if "cpu" in DEVICES:
         return None
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    capability = min(torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count()))
-    if capability < _LEAST_CAPABILITY:
-        return "a device has compute capability {}.{}, whose int8 products Triton does not compile; want 8.0 or newer".format(*capability)
-    return None
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def device_refusal(device):
+    """Why this backend cannot run on tensors of `device` ("cuda" is the current one), or None."""
+    if "cpu" in DEVICES:
+        return None
+    capability = torch.cuda.get_device_capability(torch.device(device))
+    if capability >= _LEAST_CAPABILITY:
+        return None
+    of = "{}.{}".format(*capability)
+    return (
+        f"{device} has compute capability {of}, whose int8 products Triton does not compile;"
+        " want 8.0 or newer"
+    )
 
 
 def isa() -> None:
@@ -42,17 +54,12 @@ def isa() -> None:
 
 
 def knn(query, prepared, k, max_memory=None):
-    """The k nearest distinct rows of each query.
-
-    query (N, F): uint8 or int16 (tokens beyond 255), or float32 or float64 beside float rows; prepared: biasgen.ops._prepared.Prepared.
-    Returns values (N, k), float64 unless the distance has integer values for these rows, and distinct rows (N, k) by (value, row);
-    tie_rows (N,) distinct rows at the smallest value, tie_counts (N,) the same with multiplicity; int64. Takes the rows once more as int8
-    (floats: one or two bytes a feature; one-hot tokens: a byte for each symbol of a position) and about max_memory bytes for open pairs.
-    """
+    """See _contract.Ops. Takes the rows once more as int8 (floats: one or two bytes a feature;
+    one-hot tokens: a byte for each symbol of a position) and max_memory bytes for open pairs."""
     from biasgen.backends import _triton_floats, _triton_slices
     from biasgen.triton_kernels.nearest import nearest
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         if not prepared.integer:
             return _triton_floats.knn(query, prepared, k, max_memory or MAX_MEMORY)
@@ -60,17 +67,17 @@ def knn(query, prepared, k, max_memory=None):
         starts = range(0, len(query), _NEAREST)
         parts = [nearest(whole[at : at + _NEAREST], reference, _triton_slices.multiplicity(prepared), k) for at in starts]
         values, *found = (torch.cat(column) for column in zip(*parts, strict=True))
-        return values // _unit(prepared), *found
+        return values // SQUARES[prepared.distance], *found
 
 
 def rows_within(query, prepared, radius, offsets):
-    """Distinct rows of value <= radius (N,) of each query, ascending; offsets (N + 1,): where each query's begin, known beforehand."""
+    """See _contract.Ops."""
     from biasgen.backends import _triton_floats
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         if prepared.integer:
-            limit = radius * _unit(prepared)
+            limit = radius * SQUARES[prepared.distance]
             rows = torch.cat([part.rows(slice(None)) for part in _within(query, prepared, torch.full_like(limit, -1), limit)])
         else:
             rows = _triton_floats.rows_within(query, prepared, radius, MAX_MEMORY)
@@ -80,38 +87,38 @@ def rows_within(query, prepared, radius, offsets):
 
 
 def range_count(query, prepared, radius, max_memory=None):
-    """(N,) int64: reference rows, with multiplicity, at distance <= radius (N,) float64 or int64 of each query. One view."""
+    """See _contract.Ops. One view."""
     from biasgen.backends import _triton_floats
 
-    with exact_arithmetic(_elements(query, prepared)):
+    with exact_arithmetic(_elements(query, prepared), query.device):
         _check(query)
         searched = prepared.searched
         if not searched.integer:
             return _triton_floats.range_count(query, prepared, radius.double(), max_memory or MAX_MEMORY)
-        limit = _largest_value(radius.double(), prepared.distance) * _unit(searched)
+        limit = _largest_value(radius.double(), prepared.distance) * SQUARES[searched.distance]
         return torch.cat([part.weights for part in _within(query, searched, limit, limit)])
 
 
 def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
-    """x0_hat (B, D), log p(x_t), effective sample size and dropped probability (B,), float64. A query's bits do not depend on the others.
-
-    x_t (B, D) float32 or float64; prepared: biasgen.ops._prepared.Prepared with U distinct rows; scale, sigma (B,), log_p (U,) float64:
-    checked by the op, the weights normalized. The temporaries take about max_memory bytes; once a search is tried, the rows are kept once
-    more in two bytes a feature.
-    """
+    """See _contract.Ops. A query's bits do not depend on the others. Once a search is tried, the
+    rows are kept once more in two bytes a feature."""
     from biasgen.backends import _triton_denoise
 
-    with exact_arithmetic(_elements(x_t, prepared)):
+    with exact_arithmetic(_elements(x_t, prepared), x_t.device):
         _check(x_t, denoiser=True)
         return _triton_denoise.empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory or MAX_MEMORY)
 
 
-def fault(op):
-    """What the self-test found wrong with the kernels of `op` on the current device, or None. Run once in a process and device; not while
-    a CUDA graph is captured, nor interpreted. Out of memory is no fault, and raised."""
+def fault(op, device):
+    """What the self-test found wrong with the kernels of `op` on `device` ("cuda" is the current
+    one), or None. Run once in a process and device; not while a CUDA graph is captured, nor
+    interpreted. Out of memory is no fault, and raised.
+    """
     if "cpu" in DEVICES:
         return None
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = torch.device(device)
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     return None if is_capturing(device) else _fault(device, op == "empirical_denoise")
 
 
@@ -154,11 +161,6 @@ def _within(query, prepared, near, far):
     for start in range(0, len(query), QUERIES):
         at = slice(start, start + QUERIES)
         yield Within(whole[at], reference, _triton_slices.multiplicity(prepared), near[at], far[at])
-
-
-def _unit(prepared):
-    """Squared distances of the int8 rows are this many times the values."""
-    return 2 if prepared.distance == "hamming" else 1
 
 
 def _largest_value(radius, distance):

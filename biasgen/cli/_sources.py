@@ -1,11 +1,19 @@
-"""What the verbs take as rows, in words, and the views that the training rows are searched in."""
+"""What the verbs take as rows, in words, and the distance and views that these are searched in."""
 import argparse
 from typing import Any
+
+from biasgen.distances import DISTANCES
 
 SOURCES = (
     "Rows: .npy, .npz, .pt, .pth, .safetensors, a .biasgen file of TrainingSet.save, or a folder of images of one size. "
     "Where a file holds several arrays name one: samples.npz:images."
 )
+
+
+def add_distance(parser: argparse.ArgumentParser) -> None:
+    known = ", ".join(DISTANCES)
+    default = "default: hamming for integer types other than uint8, else sqeuclidean"
+    parser.add_argument("--distance", help=f"{known}; {default}")
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen(op: str, device: str) -> str:
-    """The backend that runs `op` on tensors of a device, "cpu; torch for cityblock" where it depends on the distance or element type."""
+    """The backend that runs `op` on tensors of a device, "triton; torch for cityblock" where it
+    depends on the distance or element type."""
     from biasgen import backends, distances
     from biasgen.ops._dispatch import choose
 

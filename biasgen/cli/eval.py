@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from biasgen.cli._sources import SOURCES, add_views, in_views
+from biasgen.cli._sources import SOURCES, add_distance, add_views, in_views
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,8 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=Path, required=True, help="training rows: integer tokens (N, L) or images (N, ...)")
     parser.add_argument("--gen", type=Path, required=True, help="generated rows")
     parser.add_argument("--heldout", type=Path, required=True, help="held-out rows, of the law and preprocessing of --train")
+    parser.add_argument(
+        "--metrics",
+        help="names, separated by commas, of other metrics to measure; a wrong name lists them",
+    )
     parser.add_argument("--alpha", type=float, default=0.01, help="share of held-out rows allowed to be near-copies (default 0.01)")
-    parser.add_argument("--distance", help="hamming or sqeuclidean; default: sqeuclidean for uint8, hamming for other integers")
+    add_distance(parser)
     add_views(parser)
     parser.add_argument("--permutations", type=int, default=999, help="of every null (default 999)")
     parser.add_argument("--seed", type=int, default=0, help="of the permutations and the self-test (default 0)")
@@ -27,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     sets = {name: load_set(getattr(arguments, name), name) for name in ("gen", "train", "heldout")}
     sets["train"] = in_views(sets["train"], arguments.views, arguments.distance)
     options = {name: getattr(arguments, name) for name in ("alpha", "distance", "permutations", "seed")}
-    report = evaluate(**sets, **options)
+    names = None if arguments.metrics is None else arguments.metrics.split(",")
+    report = evaluate(**sets, metrics=names, **options)
     text = report.to_json()
     status = 1 if report.warnings else 0
     if arguments.json == Path("-"):

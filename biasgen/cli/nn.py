@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from biasgen.cli._sources import SOURCES, add_views, in_views
+from biasgen.cli._sources import SOURCES, add_distance, add_views, in_views
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("gen", type=Path, metavar="GEN", help="generated rows")
     parser.add_argument("train", type=Path, metavar="TRAIN", help="training rows, of the same shape, element type and value range")
     parser.add_argument("--top", type=int, default=50, help="pairs to list, the nearest first (default 50)")
-    parser.add_argument("--distance", help="name; default: hamming for integer types other than uint8, else sqeuclidean")
+    add_distance(parser)
     add_views(parser)
     parser.add_argument("--grid", type=Path, metavar="PNG", help="also draw the pairs, generated above training row: images only")
 

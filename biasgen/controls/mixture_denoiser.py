@@ -3,6 +3,7 @@ from typing import Any
 
 import torch
 
+from biasgen._numbers import is_number
 from biasgen.diffusion import Level
 
 
@@ -68,7 +69,7 @@ class ConstantMixture:
 
 
 def _share(value: float, name: str) -> float:
-    if not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name}: want a share in [0, 1], got {value!r}")
     return float(value)
 

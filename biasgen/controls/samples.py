@@ -1,13 +1,13 @@
 """Samples with a known dose of bias: copies mixed in, U-turns from training rows; and training rows that are never repeated."""
 from collections.abc import Callable, Iterator
 from itertools import count
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import is_number, is_whole
 from biasgen.diffusion import Schedule, forward_process, reverse_times, reverse_trajectory, sample_tokens
 from biasgen.ops import philox
 from biasgen.ops._rows import as_tensor, dtype_name, widened
@@ -32,7 +32,7 @@ def mix_samples(unbiased: Any, copies: Any, dose: float, seed: int = 0) -> Any:
     if (copies.shape[1:], copies.dtype) != (unbiased.shape[1:], unbiased.dtype):
         wanted, got = (f"{rows.dtype} rows of shape {tuple(rows.shape[1:])}" for rows in (unbiased, copies))
         raise ValueError(f"copies: want {wanted} as in unbiased, got {got}")
-    if not 0 <= dose <= 1:
+    if not is_number(dose) or not 0 <= dose <= 1:
         raise ValueError(f"dose: want a share in [0, 1], got {dose!r}")
     rng = np.random.default_rng(seed)
     replaced = np.flatnonzero(rng.random(len(unbiased)) < dose)
@@ -77,7 +77,7 @@ def uturn(
     """
     rows = _rows(rows, "rows")
     kind = dtype_name(rows, "rows")
-    if not isinstance(t0, Integral) or not 1 <= t0 <= schedule.T:
+    if not is_whole(t0, 1) or t0 > schedule.T:
         raise ValueError(f"t0: want a step in 1..{schedule.T}, got {t0!r}")
     if kind.startswith("float"):
         x0 = float_rows(rows, "rows").reshape(rows.shape)
@@ -123,7 +123,7 @@ def fresh_batches(sample: Callable[..., Any], batch_size: int, *, seed: int, off
         sample: counter-based source, (n, *, seed, offset) -> rows offset..offset+n of the list that seed fixes: TreeGrammar.sample.
         offset: first row; keep it behind every row that a training or held-out set was cut from.
     """
-    if not isinstance(batch_size, Integral) or batch_size < 1:
+    if not is_whole(batch_size, 1):
         raise ValueError(f"batch_size: want a whole number of at least 1, got {batch_size!r}")
     return (sample(batch_size, seed=seed, offset=first) for first in count(offset, batch_size))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
 from biasgen._version import __version__
 from biasgen.data.files import SPLIT, load_rows
 from biasgen.data.hygiene import contents, describe
@@ -104,7 +105,7 @@ def write_split(
 
 def _partition(n: int, sizes: Mapping[str, int | float], seed: int) -> dict[str, np.ndarray]:
     """name -> sorted indices of disjoint random subsets of n rows."""
-    if not isinstance(seed, Integral) or seed < 0:
+    if not is_whole(seed, 0):
         raise ValueError(f"seed: want a whole number >= 0, got {seed!r}")
     counts = {name: _count(size, n, name) for name, size in sizes.items()}
     if sum(counts.values()) > n:
@@ -118,7 +119,7 @@ def _partition(n: int, sizes: Mapping[str, int | float], seed: int) -> dict[str,
 def _count(size: int | float, n: int, name: str) -> int:
     share = isinstance(size, Real) and not isinstance(size, Integral) and 0 < size < 1
     count = int(size * n + 1e-9) if share else size     # .29 * 100 is 28.999...
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+    if not is_whole(count, 1):
         raise ValueError(f"{name}: want a number of rows >= 1, or a share in (0, 1) that is at least one of {n} rows, got {size!r}")
     return int(count)
 

@@ -11,7 +11,7 @@ from biasgen.ops._rows import as_tensor, widened
 
 def one_hot(tokens: torch.Tensor | np.ndarray, Q: int, name: str = "tokens") -> torch.Tensor:
     """(B, L) integer tokens -> (B, L, Q) float32 one-hot rows; ValueError, beginning with `name`, for a symbol outside 0..Q-1."""
-    index = torch.as_tensor(tokens).long()
+    index = as_tensor(tokens).long()
     if index.numel() and (int(index.min()) < 0 or int(index.max()) >= Q):
         raise ValueError(f"{name}: want symbols 0..{Q - 1}, got {int(index.min())}..{int(index.max())}")
     return torch.nn.functional.one_hot(index, Q).float()
@@ -36,7 +36,7 @@ def model_space(rows: Any, encode: Callable | None = None, *, Q: int | None = No
     rows = plain_rows(rows, name)
     if encode is not None:
         with torch.no_grad():
-            encoded = torch.as_tensor(encode(rows))
+            encoded = as_tensor(encode(rows))
         if not encoded.is_floating_point() or encoded.shape[:1] != rows.shape[:1]:
             raise ValueError(f"encode: want floats of shape ({len(rows)}, ...), got {encoded.dtype} of shape {tuple(encoded.shape)}")
         return encoded

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
 from biasgen.diffusion.process import forward_process, one_hot, reverse_step
 from biasgen.diffusion.schedule import Level, Schedule
 from biasgen.ops import philox
@@ -16,7 +17,7 @@ Denoiser = Callable[[torch.Tensor, Level], torch.Tensor]
 
 def reverse_times(t_start: int, steps: int) -> list[int]:
     """t_start = t_0 > ... > t_steps = 0, t_i = round(t_start (steps - i) / steps)."""
-    if not 1 <= steps <= t_start:
+    if not is_whole(steps, 1) or steps > t_start:
         raise ValueError(f"steps: want 1..{t_start} (the start time), got {steps}")
     return [round(t_start * (steps - i) / steps) for i in range(steps + 1)]
 

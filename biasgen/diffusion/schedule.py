@@ -3,7 +3,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+
+from biasgen._numbers import is_whole
+from biasgen.ops._rows import as_tensor
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Schedule:
     @classmethod
     def flow(cls, T: int = 1000) -> "Schedule":
         """Straight lines from data to noise: scale = 1 - t / T, sigma = t / T (Lipman et al. 2023). At t = T the scale is 0."""
-        if T < 1:
+        if not is_whole(T, 1):
             raise ValueError(f"T: want at least 1 step, got {T}")
         t = np.arange(1, T + 1)
         return cls((T - t) / T, t / T)
@@ -91,7 +93,7 @@ class Schedule:
                 f"scheduler: want one with alphas_cumprod, got {type(scheduler).__name__}; Schedule.flow and Schedule.edm are built from "
                 "their own settings"
             )
-        return cls.vp(torch.as_tensor(scheduler.alphas_cumprod).double().cpu().numpy())
+        return cls.vp(as_tensor(scheduler.alphas_cumprod).double().cpu().numpy())
 
     def at(self, t: int | np.ndarray) -> Level:
         """The level of step t, an integer or (B,) integers in 1..T; ValueError outside."""

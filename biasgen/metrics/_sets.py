@@ -1,18 +1,17 @@
-"""The sets of a metric: checked together, before any search; and the two searches that all metrics share."""
-from dataclasses import replace
+"""The sets of a metric: checked together before any search, and pooled."""
+
 from functools import cached_property
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import is_number, is_whole
 from biasgen.data.hygiene import ContentDisjoint, contents
 from biasgen.data.training_set import TrainingSet
 from biasgen.ops._rows import as_tensor, dtype_name, widened
 from biasgen.ops._streamed import Streamed, stream
-from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
 from biasgen.results import Credit
 
@@ -21,21 +20,30 @@ def rows_of(rows: Any, name: str) -> np.ndarray | torch.Tensor:
     """The rows of an array, a tensor or a TrainingSet."""
     if isinstance(rows, ContentDisjoint):
         raise ValueError(
-            f"{name}: filtered by content, which is for losses only; repeats are part of the law, nearest-neighbor statistics need them"
+            f"{name}: filtered by content, which is for losses only; "
+            "repeats are part of the law, nearest-neighbor statistics need them"
         )
     rows = rows.rows if hasattr(rows, "prepared") else rows
     if not isinstance(rows, np.ndarray | torch.Tensor):
-        raise TypeError(f"{name}: want a NumPy array, a torch tensor or a TrainingSet, got {type(rows).__name__}")
+        raise TypeError(
+            f"{name}: want a NumPy array, a torch tensor or a TrainingSet, "
+            f"got {type(rows).__name__}"
+        )
     if rows.ndim < 2 or len(rows) == 0:
-        raise ValueError(f"{name}: want at least one row, shape (rows, ...), got shape {tuple(rows.shape)}")
+        raise ValueError(
+            f"{name}: want at least one row, shape (rows, ...), got shape {tuple(rows.shape)}"
+        )
     return rows
 
 
 def check_sets(distance: str | None, **sets: Any) -> str:
-    """Name of the distance that compares these sets: `distance`, else the one a TrainingSet was prepared for, else the dtype's default.
+    """Name of the distance that compares these sets.
 
-    ValueError where rows differ in shape or element type, or a TrainingSet was prepared for another distance or other views: a set from
-    another pipeline would look like "no bias". Sets that are None are left out.
+    It is `distance`, else the one a TrainingSet was prepared for, else the element type's default.
+
+    ValueError where rows differ in shape or element type, or a TrainingSet was prepared for another
+    distance or other views: a set from another pipeline would look like "no bias". Sets that are
+    None are left out.
     """
     sets = {name: rows for name, rows in sets.items() if rows is not None}
     first = next(iter(sets))
@@ -43,27 +51,42 @@ def check_sets(distance: str | None, **sets: Any) -> str:
     for name, candidate in sets.items():
         rows = rows_of(candidate, name)
         if tuple(rows.shape[1:]) != tuple(reference.shape[1:]):
-            raise ValueError(f"{name}: want rows of shape {tuple(reference.shape[1:])} as in {first}, got {tuple(rows.shape[1:])}")
+            raise ValueError(
+                f"{name}: want rows of shape {tuple(reference.shape[1:])} as in {first}, "
+                f"got {tuple(rows.shape[1:])}"
+            )
         if _kind(rows) != _kind(reference):
-            raise ValueError(f"{name}: want {dtype_name(reference, first)} rows as in {first}, got {dtype_name(rows, name)}")
-        prepared_for = getattr(candidate, "distance", None) if hasattr(candidate, "prepared") else None
+            raise ValueError(
+                f"{name}: want {dtype_name(reference, first)} rows as in {first}, "
+                f"got {dtype_name(rows, name)}"
+            )
+        prepared_for = (
+            getattr(candidate, "distance", None) if hasattr(candidate, "prepared") else None
+        )
         if prepared_for is not None and distance is not None and prepared_for != distance:
-            raise ValueError(f"distance: want {prepared_for!r}, which {name} was prepared for, got {distance!r}")
+            raise ValueError(
+                f"distance: want {prepared_for!r}, which {name} was prepared for, got {distance!r}"
+            )
         distance = distance or prepared_for
     views = views_of(*sets.values())
     for name, candidate in sets.items():
         if hasattr(candidate, "prepared") and candidate.views != views:
-            raise ValueError(f"views: want {views} of every TrainingSet, as the first has, got {candidate.views} of {name}")
+            raise ValueError(
+                f"views: want {views} of every TrainingSet, as the first has, "
+                f"got {candidate.views} of {name}"
+            )
     return distances.get(distance or distances.default(dtype_name(reference, first))).name
 
 
-def check_settings(*, permutations: int = 1, alpha: float | None = None, within: float | None = None) -> None:
+def check_settings(
+    *, permutations: int = 1, alpha: float | None = None, within: float | None = None
+) -> None:
     """ValueError for a setting that no test could run with."""
-    if not isinstance(permutations, Integral) or permutations < 1:
+    if not is_whole(permutations, 1):
         raise ValueError(f"permutations: want a whole number of at least 1, got {permutations!r}")
     if alpha is not None and not 0 < alpha < 1:
         raise ValueError(f"alpha: want a share in (0, 1), got {alpha!r}")
-    if within is not None and not (isinstance(within, Real) and within >= 0):
+    if within is not None and not (is_number(within) and within >= 0):
         raise ValueError(f"within: want a distance >= 0, got {within!r}")
 
 
@@ -73,23 +96,36 @@ def views_of(*sets: Any) -> tuple[str, ...]:
 
 
 class Pool:
-    """The rows of two sets, first's first, searched as one reference, in the views of either. On the device of a tensor, if one is.
+    """The rows of two sets, first's first, searched as one reference; on the device of a tensor.
 
-    Two TrainingSets, or one and an array; the rows of a streamed one stay where they are, those of another are copied.
+    views: None: those of either set. The rows of a streamed TrainingSet stay where they are, those
+    of other sets are copied.
     """
 
-    def __init__(self, first: Any, second: Any, distance: str) -> None:
+    def __init__(
+        self, first: Any, second: Any, distance: str, views: tuple[str, ...] | None = None
+    ) -> None:
         self._sets = first, second
-        views = views_of(first, second)
-        block_rows = [rows.prepared.block_rows for rows in self._sets if getattr(rows, "streamed", False)]
+        views = views or views_of(first, second)
+        block_rows = [
+            rows.prepared.block_rows for rows in self._sets if getattr(rows, "streamed", False)
+        ]
         if block_rows:
-            self.prepared = stream(tuple(rows_of(rows, "pool") for rows in self._sets), distance, "pool", views, min(block_rows))
+            self.prepared = stream(
+                tuple(rows_of(rows, "pool") for rows in self._sets),
+                distance,
+                "pool",
+                views,
+                min(block_rows),
+            )
         else:
             self.prepared = prepared(_pooled(first, second), distance, views).prepared
 
     @cached_property
     def first_equal(self) -> np.ndarray:
-        """(M,) int64: for each row the index of the first that equals it (a streamed set compares bytes, and is read once)."""
+        """(M,) int64: for each row the index of the first that equals it (a streamed set compares
+        bytes, and is read once).
+        """
         if isinstance(self.prepared, Streamed):
             return contents(*self.prepared.sources)
         members, offsets = to_numpy(self.prepared.members), to_numpy(self.prepared.offsets)
@@ -116,33 +152,13 @@ def prepared(rows: Any, distance: str, views: tuple[str, ...] = ("identity",)) -
     return rows if hasattr(rows, "prepared") else TrainingSet(rows, distance, views)
 
 
-def nearest_distances(query: Any, reference: Any, distance: str) -> np.ndarray:
-    """(N,) distance of each query row to its nearest reference row."""
-    return to_numpy(knn(rows_of(query, "query"), reference, 1, distance=distance).distances)[:, 0]
-
-
 def pool_credit(gen: Any, pool: Any, distance: str) -> Credit:
     """The credit of the pool's rows for all of `gen`, as NumPy arrays."""
     credit = nearest_credit(rows_of(gen, "gen"), pool, distance=distance)
     return Credit(to_numpy(credit.weights), to_numpy(credit.distances), to_numpy(credit.tie_counts))
 
 
-def near_credit(gen: Any, pool: Any, distance: str, credit: Credit, within: float | None) -> Credit:
-    """The credit of the pool's rows for the rows of `gen` that have one within `within` (None: for none of them).
-
-    `credit` is pool_credit of the same rows: only the near ones, mostly few, are searched again.
-    """
-    near = np.zeros(len(credit.distances), dtype=bool) if within is None else credit.distances <= within
-    if near.all():
-        return credit
-    if not near.any():
-        return replace(credit, weights=np.zeros_like(credit.weights), distances=credit.distances[:0], tie_counts=credit.tie_counts[:0])
-    rows = rows_of(gen, "gen")
-    mask = torch.from_numpy(near).to(rows.device) if isinstance(rows, torch.Tensor) else near
-    return pool_credit(rows[mask], pool, distance)
-
-
 def _kind(rows: np.ndarray | torch.Tensor) -> str:
-    """Element type, but one for all integers but uint8: tokens are tokens, whatever they are stored in."""
+    """Element type, but one for all integers but uint8: tokens, whatever they are stored in."""
     name = dtype_name(rows, "rows")
     return "tokens" if name in distances.TOKENS and name != "uint8" else name

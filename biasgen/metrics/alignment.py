@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
 from biasgen.data.hygiene import contents
 from biasgen.diffusion import Schedule, forward_process, model_space
 from biasgen.diffusion.sampler import Denoiser
@@ -149,9 +150,9 @@ def _checked_steps(t: Any, splits: Any, permutations: Any) -> list[int]:
     steps = [t] if isinstance(t, Integral) else list(t)
     if not steps or len(set(steps)) != len(steps):
         raise ValueError(f"t: want one step or several different ones, got {t!r}")
-    if not isinstance(splits, Integral) or splits < 1:
+    if not is_whole(splits, 1):
         raise ValueError(f"splits: want a whole number of at least 1, got {splits!r}")
-    if not isinstance(permutations, Integral) or not (permutations == 0 or permutations >= _FEWEST_RELABELINGS):
+    if not is_whole(permutations) or not (permutations == 0 or permutations >= _FEWEST_RELABELINGS):
         raise ValueError(f"permutations: want 0 or a whole number of at least {_FEWEST_RELABELINGS}, got {permutations!r}")
     return steps
 

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.ops._rows import as_tensor
 from biasgen.results import Result
 from biasgen.statistics.bootstrap import ratio
 
@@ -41,7 +42,7 @@ def excess(exact: Any, *models: Any, clusters: Any = None, redraws: int = 999, s
 
 def _tables(**tables: Any) -> list[torch.Tensor]:
     """The tables as float64 of one shape (B, L, Q)."""
-    tensors = {name: torch.as_tensor(table) for name, table in tables.items()}
+    tensors = {name: as_tensor(table) for name, table in tables.items()}
     first = next(iter(tensors))
     for name, table in tensors.items():
         if table.ndim != 3 or table.shape != tensors[first].shape:

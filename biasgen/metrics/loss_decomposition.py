@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen.ops._rows import as_tensor
 from biasgen.results import LossDecomposition, Result
 from biasgen.statistics.bootstrap import ratio
 
@@ -70,7 +71,7 @@ def loss_decomposition(
 
 def _rows(**given: Any) -> dict[str, torch.Tensor]:
     """The predictions as (B, D) float64 tensors of one shape, on the device of model_a."""
-    tensors = {name: torch.as_tensor(values).detach() for name, values in given.items()}
+    tensors = {name: as_tensor(values).detach() for name, values in given.items()}
     first = tensors["model_a"]
     for name, values in tensors.items():
         if values.ndim < 2 or values.shape != first.shape or not values.numel():

@@ -1,12 +1,34 @@
-"""Near-copies: the share of generated rows closer to the training set than held-out rows (almost) ever are."""
+"""Near-copies: the share of generated rows nearer to train than held-out rows almost ever are."""
+
 from typing import Any
 
 import numpy as np
 
-from biasgen.metrics._sets import Pool, check_sets, check_settings, near_credit, nearest_distances, pool_credit, prepared, views_of
-from biasgen.metrics.train_affinity import affinity
+from biasgen.metrics import near_affinity
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics.intervals import wilson
+
+
+@register("near_copies")
+def measure(comparison: Comparison, *, alpha: float | None = None) -> Result:
+    """near_copies of the sets of a comparison; the placebo where it has one.
+
+    alpha: None: the comparison's.
+    """
+    near = near_affinity.measure(comparison, alpha=alpha)
+    alpha, v = comparison.alpha if alpha is None else alpha, near.params["within"]
+    no_placebo = comparison.placebo is None
+    return near_share(
+        comparison.nearest_distances("gen", "train"),
+        comparison.nearest_distances("heldout", "train"),
+        v,
+        placebo=None if no_placebo else comparison.nearest_distances("gen", "placebo"),
+        p_value=near.p_value,
+        n_train=len(comparison.train),
+        params=comparison.params | {"alpha": alpha, "threshold": v},
+    )
 
 
 def near_copies(
@@ -20,47 +42,31 @@ def near_copies(
     permutations: int = 999,
     seed: int = 0,
 ) -> Result:
-    """Share of the rows of `gen` within v of `train`, where v is the largest observed held-out distance whose held-out share is <= alpha.
+    """Share of the rows of `gen` within v of `train`.
+
+    v is the largest observed held-out distance whose held-out share is <= alpha.
 
     Args:
-        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one shape and element type.
-        placebo: rows the model never saw (another model's training set); the result's placebo is the share of gen within the same v of it.
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one
+            shape and element type.
+        placebo: rows the model never saw (another model's training set); the result's placebo is
+            the share of gen within the same v of it.
         alpha: share of held-out rows allowed within v.
         distance: name; None: the TrainingSet's own, else by element type.
         permutations, seed: of the test, which is near affinity at v (train_affinity with within=v).
 
     Returns:
-        Result with heldout = share of held-out rows within v, a Wilson interval that treats generated rows as independent, the p of near
-        affinity, and per_sample = distances to train. params["threshold"] is v, or None where even the smallest held-out distance is
-        too common: then no row counts and p = 1.
+        Result with heldout = share of held-out rows within v, a Wilson interval that treats
+        generated rows as independent, the p of near affinity, and per_sample = distances to train.
+        params["threshold"] is v, or None where even the smallest held-out distance is too common:
+        then no row counts and p = 1.
 
-    Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
+    Raises ValueError for sets that do not agree, before any search. Source: biasgen,
+    docs/statistics.md.
     """
-    check_settings(permutations=permutations, alpha=alpha)
-    distance = check_sets(distance, train=train, gen=gen, heldout=heldout, placebo=placebo)
-    views = views_of(train, heldout, placebo)
-    train = prepared(train, distance, views)
-    to_heldout = nearest_distances(heldout, train, distance)
-    v = near_threshold(to_heldout, alpha)
-    pool = Pool(train, heldout, distance)
-    credit = near_credit(gen, pool, distance, pool_credit(gen, pool, distance), v)
-    params = {"distance": distance, "alpha": alpha, "threshold": v, "permutations": permutations, "seed": seed}
-    return near_share(
-        nearest_distances(gen, train, distance),
-        to_heldout,
-        v,
-        placebo=None if placebo is None else nearest_distances(gen, prepared(placebo, distance, views), distance),
-        p_value=affinity(credit, pool, n_train=len(train), permutations=permutations, seed=seed, params={}).p_value,
-        n_train=len(train),
-        params=params,
-    )
-
-
-def near_threshold(heldout: np.ndarray, alpha: float) -> float | int | None:
-    """The largest of the observed distances (h,) that at most a share `alpha` of them reach, or None."""
-    values, counts = np.unique(heldout, return_counts=True)
-    allowed = np.cumsum(counts) <= alpha * len(heldout)
-    return values[allowed][-1].item() if allowed.any() else None
+    sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
+    test = {"permutations": permutations, "seed": seed}
+    return measure(Comparison(**sets, distance=distance, alpha=alpha, **test))
 
 
 def near_share(
@@ -73,7 +79,7 @@ def near_share(
     n_train: int,
     params: dict[str, Any],
 ) -> Result:
-    """The Result from distances to the training set (gen (n,), heldout (h,)) and to the placebo set (placebo (n,))."""
+    """The Result of the distances gen (n,) and heldout (h,) to train, and placebo (n,) of gen."""
     reach = -1 if v is None else v
     count = int((gen <= reach).sum())
     return Result(

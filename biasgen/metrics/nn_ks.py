@@ -1,9 +1,18 @@
-"""NN Kolmogorov-Smirnov: the largest gap between the distributions of nearest distances, generated against held-out."""
+"""NN Kolmogorov-Smirnov: the largest gap between two distributions of nearest distances."""
+
 from typing import Any
 
 from biasgen.metrics._nearest import compare
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics import two_sample
+
+
+@register("nn_ks")
+def measure(comparison: Comparison) -> Result:
+    """nn_ks of the sets of a comparison; the placebo where it has one."""
+    return compare(comparison, two_sample.kolmogorov_smirnov)
 
 
 def nn_ks(
@@ -16,21 +25,26 @@ def nn_ks(
     permutations: int = 999,
     seed: int = 0,
 ) -> Result:
-    """Largest difference of the distribution functions of the distances gen -> train and heldout -> train, in [0, 1].
+    """Largest difference of the distribution functions of nearest distances, in [0, 1].
 
-    The companion of nn_divergence for distances of many values, the same in any monotone scale of the distance. Unsigned.
+    They are those of the distances gen -> train and heldout -> train.
+
+    The companion of nn_divergence for distances of many values, the same in any monotone scale of
+    the distance. Unsigned.
 
     Args:
-        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one shape and element type.
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one
+            shape and element type.
         placebo: rows the model never saw; the result's placebo is the same number against it.
         distance: name; None: the TrainingSet's own, else by element type.
         permutations, seed: of the null, which relabels the pooled distances at the true sizes.
 
     Returns:
-        Result with the upper-tail p and per_sample = distances to train. ci: rows redrawn, their deviations put about the value (see
-        nn_divergence); its lower end may be negative.
+        Result with the upper-tail p and per_sample = distances to train. ci: rows redrawn, their
+        deviations put about the value (see nn_divergence); its lower end may be negative.
 
-    Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
+    Raises ValueError for sets that do not agree, before any search. Source: biasgen,
+    docs/statistics.md.
     """
     sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
-    return compare(two_sample.kolmogorov_smirnov, **sets, distance=distance, permutations=permutations, seed=seed)
+    return measure(Comparison(**sets, distance=distance, permutations=permutations, seed=seed))

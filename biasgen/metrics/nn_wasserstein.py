@@ -1,9 +1,18 @@
-"""NN Wasserstein: how far the nearest distances of generated rows are from those of held-out rows, without bins."""
+"""NN Wasserstein: how far nearest distances of generated and held-out rows are apart."""
+
 from typing import Any
 
 from biasgen.metrics._nearest import compare
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.registry import register
 from biasgen.results import Result
 from biasgen.statistics import two_sample
+
+
+@register("nn_wasserstein")
+def measure(comparison: Comparison) -> Result:
+    """nn_wasserstein of the sets of a comparison; the placebo where it has one."""
+    return compare(comparison, two_sample.wasserstein)
 
 
 def nn_wasserstein(
@@ -16,21 +25,26 @@ def nn_wasserstein(
     permutations: int = 999,
     seed: int = 0,
 ) -> Result:
-    """Wasserstein-1 distance of the distances gen -> train from the distances heldout -> train, in the unit of the distance.
+    """Wasserstein-1 distance of the nearest distances of generated from those of held-out rows.
 
-    The companion of nn_divergence for distances of many values. Unsigned: samples too far away count as those too near do.
+    It is that of the distances gen -> train from the distances heldout -> train, in their unit.
+
+    The companion of nn_divergence for distances of many values. Unsigned: samples too far away
+    count as those too near do.
 
     Args:
-        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one shape and element type.
+        gen (n, ...), train (m, ...), heldout (h, ...): arrays, tensors or a TrainingSet, of one
+            shape and element type.
         placebo: rows the model never saw; the result's placebo is the same number against it.
         distance: name; None: the TrainingSet's own, else by element type.
         permutations, seed: of the null, which relabels the pooled distances at the true sizes.
 
     Returns:
-        Result with the upper-tail p and per_sample = distances to train. ci: rows redrawn, their deviations put about the value (see
-        nn_divergence); its lower end may be negative.
+        Result with the upper-tail p and per_sample = distances to train. ci: rows redrawn, their
+        deviations put about the value (see nn_divergence); its lower end may be negative.
 
-    Raises ValueError for sets that do not agree, before any search. Source: biasgen, docs/statistics.md.
+    Raises ValueError for sets that do not agree, before any search. Source: biasgen,
+    docs/statistics.md.
     """
     sets = {"gen": gen, "train": train, "heldout": heldout, "placebo": placebo}
-    return compare(two_sample.wasserstein, **sets, distance=distance, permutations=permutations, seed=seed)
+    return measure(Comparison(**sets, distance=distance, permutations=permutations, seed=seed))

@@ -10,13 +10,17 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from biasgen._numbers import is_number, is_whole
 from biasgen._version import __version__
 from biasgen.data.hygiene import describe
 from biasgen.data.training_set import TrainingSet
 from biasgen.metrics._sets import check_sets, rows_of, views_of
 from biasgen.metrics.divergence_curve import divergence_curve
+from biasgen.metrics.nn_divergence import largest_distance
+from biasgen.metrics.registry import choose, default_metrics
 from biasgen.monitor.evaluation import Evaluation, ModelDenoiser, Sampler
 from biasgen.monitor.state import record_from_state, record_to_state
 from biasgen.ops.nearest_credit import nearest_credit
@@ -66,7 +70,10 @@ class BiasMonitor:
         record: path of the JSON lines. Line 1 is {"schema", "biasgen", "params"}, then one object an evaluation; close() adds
             {"onset": ...}. A file that exists must be this run's, and step() wants load_state_dict() first.
         distance: as in biasgen.train_affinity.
-        metrics: function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) -> {name: Result}, added to the record.
+        metrics: what is recorded beside those of biasgen.evaluate, or with a twin of
+            biasgen.split_comparison: names of the registry (biasgen.metrics), {name: settings}, or
+            function(gen=, train=, heldout=, and with a twin twin_gen=, twin_train=) ->
+            {name: Result}.
         params: settings of the run, kept in line 1 of the record.
 
     Attributes:
@@ -95,7 +102,7 @@ class BiasMonitor:
         seed: int = 0,
         record: str | Path | None = None,
         distance: str | None = None,
-        metrics: Callable[..., dict[str, Result]] | None = None,
+        metrics: Any = None,
         params: dict[str, Any] | None = None,
     ) -> None:
         started = time.perf_counter()
@@ -104,21 +111,26 @@ class BiasMonitor:
         if (denoiser is None) != (schedule is None):
             raise ValueError("denoiser, schedule: want both or neither")
         for name, count in (("n_samples", n_samples), ("probe_rows", probe_rows), ("looks", 1 if looks is None else looks)):
-            if not isinstance(count, Integral) or count < 1:
+            if not is_whole(count, 1):
                 raise ValueError(f"{name}: want a whole number of at least 1, got {count!r}")
         if not 0 < alpha < 1:
             raise ValueError(f"alpha: want a number in (0, 1), got {alpha!r}")
-        if not tolerance >= 0:
+        if not is_number(tolerance) or tolerance < 0:
             raise ValueError(f"tolerance: want an excess >= 0, got {tolerance!r}")
-        if max_fraction is not None and not max_fraction > 0:
+        if max_fraction is not None and not (is_number(max_fraction) and max_fraction > 0):
             raise ValueError(f"max_fraction: want a share of the training time > 0, got {max_fraction!r}")
         steps = [every] if isinstance(every, Integral) else list(every)
-        if not steps or min(steps) < 1 or steps != sorted(set(steps)):
+        if not steps or isinstance(every, bool) or min(steps) < 1 or steps != sorted(set(steps)):
             raise ValueError(f"every: want a positive number of steps, or increasing positive steps, got {every}")
         if sampler is None and (distance is not None or metrics is not None):
             raise ValueError("distance, metrics: go together with sampler=, they are about samples")
+        chosen = []
         if sampler is not None:
-            check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
+            used = check_sets(distance, train=train, twin_train=twin_train, heldout=heldout)
+            twins = twin_train is not None
+            given = ("gen", "train", "heldout", *(("twin_gen", "twin_train") if twins else ()))
+            beside = default_metrics(used, twins=twins)
+            chosen = choose(() if metrics is None else metrics, given=given, beside=beside)
         sets = {"train": train, "heldout": heldout, "twin_train": twin_train}
         described = {name: describe(_array(rows)) for name, rows in sets.items() if rows is not None}
         _check_different(described)
@@ -144,7 +156,7 @@ class BiasMonitor:
             encode=encode,
             n_samples=n_samples,
             distance=distance,
-            metrics=metrics,
+            metrics=chosen,
             permutations=permutations_needed(alpha / (len(self.watched) * self._looks)),
             seed=seed,
         )
@@ -233,9 +245,12 @@ class BiasMonitor:
             return None
         name = "nn_divergence" if self._evaluation.twin_train is None else "kl_own"
         results = [record.metrics[name] for record in self.history]
-        comparison = self._evaluation.comparison
-        pairs = [comparison.pairs(result.per_sample) for result in results]
-        curve, redrawn = divergence_curve(pairs, largest=comparison.largest, seed=self._evaluation.seed)
+        heldout = self._evaluation.heldout_distances
+        pairs = [
+            list(zip(np.atleast_2d(result.per_sample), heldout, strict=True)) for result in results
+        ]
+        largest = largest_distance(self.heldout, self._evaluation.comparison.distance)
+        curve, redrawn = divergence_curve(pairs, largest=largest, seed=self._evaluation.seed)
         return lowest([record.step for record in self.history], curve, redrawn, null_q95=[result.null.q95 for result in results])
 
     @cached_property

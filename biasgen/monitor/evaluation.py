@@ -13,9 +13,10 @@ import torch
 from biasgen.data.hygiene import check_ranges
 from biasgen.metrics._sets import rows_of
 from biasgen.metrics.alignment import AlignmentProbe
-from biasgen.metrics.one_model import OneModel
+from biasgen.metrics.comparison import Comparison
+from biasgen.metrics.near_affinity import near_threshold
+from biasgen.metrics.registry import Chosen, measure
 from biasgen.metrics.self_test import self_test, warnings_of
-from biasgen.metrics.split_comparison import SplitComparison
 from biasgen.monitor.isolation import untouched
 from biasgen.results import Result
 
@@ -33,7 +34,8 @@ _RELABELINGS = 49     # of the probe: setting it up costs as much as some evalua
 class Evaluation:
     """Calls of it, (model, twin=None) -> {name: Result}, draw the same noise every time. Fields: see BiasMonitor.
 
-    sampler or denoiser (with schedule) may be None, not both. permutations: of the nulls of samples. seed: of everything.
+    sampler or denoiser (with schedule) may be None, not both. metrics: what is measured of samples,
+    ready to run. permutations: of the nulls of samples. seed: of everything.
     """
 
     train: Any
@@ -47,7 +49,7 @@ class Evaluation:
     encode: Callable[[Any], torch.Tensor] | None
     n_samples: int
     distance: str | None
-    metrics: Callable[..., dict[str, Result]] | None
+    metrics: Chosen
     permutations: int
     seed: int
 
@@ -59,15 +61,8 @@ class Evaluation:
                 found["alignment"] = self._probe(*(partial(self.denoiser, m) for m in (model, twin) if m is not None))
             if self.sampler is not None:
                 gen = self._sample(model, first)
-                test = {"permutations": self.permutations, "seed": self.seed}
-                sets = {"gen": gen, "train": self.train, "heldout": self.heldout}
-                if twin is None:
-                    found |= self.comparison(gen, **test)
-                else:
-                    sets |= {"twin_gen": self._sample(twin, first), "twin_train": self.twin_train}
-                    found |= self.comparison(gen, sets["twin_gen"], **test).as_dict()
-                if self.metrics is not None:
-                    found |= self.metrics(**sets)
+                twin_gen = None if twin is None else self._sample(twin, first)
+                found |= measure(self.comparison.with_samples(gen, twin_gen), self.metrics)
         return found
 
     def against(self, heldout: Any, *, seed: int) -> "Evaluation":
@@ -88,7 +83,8 @@ class Evaluation:
             others = [self.heldout] if self.twin_train is None else [self.heldout, self.twin_train]
             tests = [self_test(train=self.train, heldout=other, distance=self.distance, seed=self.seed) for other in others]
             doubts = [doubt for found in tests for doubt in warnings_of(found)]
-            if self.comparison.threshold is None:
+            self.comparison.pool("train", "heldout" if self.twin_train is None else "twin_train")
+            if near_threshold(np.concatenate(self.heldout_distances), self.comparison.alpha) is None:
                 doubts.append(
                     "heldout: its smallest distances to train are too common for a near-copy threshold, near statistics will say nothing: "
                     f"want more held-out rows (at least {math.ceil(1 / self.comparison.alpha)})"
@@ -104,11 +100,17 @@ class Evaluation:
         return doubts
 
     @cached_property
-    def comparison(self) -> OneModel | SplitComparison:
-        """The comparison of samples with both sets."""
-        if self.twin_train is None:
-            return OneModel(self.train, self.heldout, self.distance)
-        return SplitComparison(self.train, self.twin_train, self.heldout, distance=self.distance)
+    def comparison(self) -> Comparison:
+        """The sets without samples, with what was found of them so far."""
+        sets = {"train": self.train, "twin_train": self.twin_train, "heldout": self.heldout}
+        test = {"permutations": self.permutations, "seed": self.seed}
+        return Comparison(**sets, distance=self.distance, **test)
+
+    @property
+    def heldout_distances(self) -> list[np.ndarray]:
+        """The distances (h,) of the held-out rows to `train`, and with a twin to its training rows."""
+        trains = ["train"] if self.twin_train is None else ["train", "twin_train"]
+        return [self.comparison.nearest_distances("heldout", train) for train in trains]
 
     @cached_property
     def _probe(self) -> AlignmentProbe:
@@ -147,7 +149,7 @@ class Evaluation:
     def _noise(self, n: int) -> tuple[tuple[None, int], dict[str, Any]]:
         """Arguments of the sampler but the model: (None, n), and its noise in the form that it takes."""
         if "generator" in inspect.signature(self.sampler).parameters:
-            return (None, n), {"generator": torch.Generator().manual_seed(self.seed)}
+            return (None, n), {"generator": torch.Generator("cpu").manual_seed(self.seed)}
         return (None, n), {"seed": self.seed, "offset": 0}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_number
 from biasgen.ops._rows import as_tensor, dtype_name, widened
 from biasgen.ops.tree import Tree
 
@@ -19,7 +20,7 @@ def checked(
     """Evidence, contiguous, and the grammar, both at `temperature`; or one error. Evidence is a
     log-field (B, L, Q) or (L, Q), with the tokens written into it where both are given, else tokens
     (B, L) or (L,), int8 (int16 where Q > 127)."""
-    if not 0 < temperature < math.inf:
+    if not is_number(temperature) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature: want a finite number above 0, got {temperature}")
     if log_field is None and tokens is None:
         raise ValueError("log_field: want a log-field, tokens or both, got None and None")

@@ -2,7 +2,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd import forward_ad
 
@@ -25,9 +24,9 @@ def wanted(*values: Any) -> bool:
 
 def as_tensor(values: Any) -> torch.Tensor:
     """An array or numbers as a tensor, in the way that torch.compile can read where it does."""
-    if torch.compiler.is_compiling():
-        return torch.as_tensor(values)
-    return values if isinstance(values, torch.Tensor) else _rows.as_tensor(np.asarray(values))
+    if torch.compiler.is_compiling() and not isinstance(values, torch.Tensor):
+        return torch.as_tensor(values, device="cpu")
+    return _rows.as_tensor(values)
 
 
 def register(name: str, run: Callable, shapes: Callable, *, value: int, keep: Callable, gradient: Callable) -> Callable:

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from biasgen import distances
-from biasgen.backends._mode import exact_arithmetic
+from biasgen.backends._mode import exact_arithmetic, used_here
 from biasgen.ops._duplicates import groups
 from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops._views import checked_views, seen
@@ -73,6 +73,7 @@ class Prepared:
 
     def blocks(self, device: torch.device) -> Iterator[tuple[int, "Prepared"]]:
         """Yield (index of the first row, Prepared on the device of the query) of consecutive runs of the rows: all of them at once."""
+        used_here(self)
         yield 0, self
 
     def seen(self, query: torch.Tensor) -> list[torch.Tensor]:
@@ -119,7 +120,7 @@ def distance_of(rows: Any, distance: str | None, name: str) -> str:
 
 def of_rows(flat: torch.Tensor, distance: str, shape: tuple[int, ...], views: tuple[str, ...], shared: bool = False) -> Prepared:
     """The preparation of rows (M, F) that as_rows has checked. shared: they need no copy, since nothing changes them while it is used."""
-    with exact_arithmetic(flat.numel()):
+    with exact_arithmetic(flat.numel(), flat.device):
         first, members, multiplicity = groups(flat)
         prepared = Prepared(
             rows=flat if shared and len(first) == len(flat) else flat[first],
@@ -152,7 +153,7 @@ def query_of(query: Any, prepared: Any) -> torch.Tensor:
     dtype = torch.promote_types(rows.dtype, prepared.element)
     if rows.dtype == dtype:
         return rows.to(device)
-    with exact_arithmetic(rows.numel()):
+    with exact_arithmetic(rows.numel(), rows.device):
         return rows.to(device, dtype)
 
 

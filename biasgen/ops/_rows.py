@@ -17,11 +17,15 @@ def dtype_name(rows: Any, name: str) -> str:
     return str(rows.dtype).removeprefix("torch.") if isinstance(rows, torch.Tensor) else rows.dtype.name
 
 
-def as_tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """An array as a tensor, not copied where torch can take it as it is; a tensor is returned unchanged."""
+def as_tensor(values: Any) -> torch.Tensor:
+    """An array, or what NumPy makes one, as a tensor in host memory, whatever device torch makes
+    tensors on by default. Not copied where torch can take it; a tensor is returned unchanged.
+    """
     if isinstance(values, torch.Tensor):
         return values
-    # torch takes neither foreign byte order nor negative strides, and warns of memory that it may not write
+    values = np.asarray(values)
+    # torch takes neither foreign byte order nor negative strides, and warns of memory that it may
+    # not write
     values = np.require(values, values.dtype.newbyteorder("="), ("C", "A", "W"))
     backwards = any(step < 0 for step in values.strides)  # an axis of length 1 keeps its stride
     return torch.from_numpy(values.copy() if backwards else values)

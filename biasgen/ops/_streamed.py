@@ -3,13 +3,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import check_memory
 from biasgen.ops._prepared import Prepared, distance_of, of_rows, prepare
 from biasgen.ops._rows import as_rows, dtype_name
 from biasgen.ops._stream import blocks
@@ -84,8 +84,7 @@ def prepare_within(
     max_memory None: no limit, but for a memory map the machine's memory. The rows of a streamed set are checked here, in one pass.
     Errors: as prepare; ValueError for a max_memory that is no positive number or does not hold one row.
     """
-    if max_memory is not None and (not isinstance(max_memory, Integral) or isinstance(max_memory, bool) or max_memory < 1):
-        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    check_memory(max_memory)
     if max_memory is None and isinstance(rows, np.memmap):
         max_memory = _machine_memory()
     distance = distance_of(rows, distance, name)

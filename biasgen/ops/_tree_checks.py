@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
+
 MAX_LEAVES = 4096
 MAX_SYMBOLS = 256
 ARITIES = (2, 3, 4)
-MAX_RULES = 1 << 24  # of one level: what a sum in the kernels holds (csrc/cpu/tree_posterior-inl.h)
+MAX_RULES = 1 << 24  # of one level: what a sum in the kernels holds (csrc/cpu/tree_messages-inl.h)
 
 Parts = tuple[np.ndarray, np.ndarray, tuple[int, ...], np.ndarray, np.ndarray]
 
@@ -31,7 +33,7 @@ def checked_parts(
             "rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, "
             f"got {rows.dtype} of shape {rows.shape}"
         )
-    if not 1 <= q <= MAX_SYMBOLS:
+    if not is_whole(q, 1) or q > MAX_SYMBOLS:
         raise ValueError(f"q: want 1..{MAX_SYMBOLS}, got {q}")
     check_depth(rows.shape[1] - 1, depth)
     if w.shape != (len(rows),) or w.dtype.kind != "f":
@@ -68,7 +70,7 @@ def checked_parts(
 def check_depth(s: int, depth: int) -> None:
     """ValueError unless s^depth is a number of leaves."""
     deepest = max(d for d in range(1, 13) if s**d <= MAX_LEAVES)
-    if not 1 <= depth <= deepest:
+    if not is_whole(depth, 1) or depth > deepest:
         raise ValueError(f"depth: want 1..{deepest} for nodes with {s} children, got {depth}")
 
 

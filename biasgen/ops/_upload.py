@@ -28,7 +28,7 @@ class Cuda:
         """(size,) bytes of pinned host memory, and of the device."""
         there = torch.empty(size, dtype=torch.uint8, device=self.device)
         there.record_stream(self.copies)
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True), there
+        return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True), there
 
     def copy(self, there: torch.Tensor, here: torch.Tensor) -> None:
         """Enqueue a copy on the stream for copies."""

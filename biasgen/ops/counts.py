@@ -1,11 +1,10 @@
 """How many reference rows lie within a radius of each query, and how all distances are distributed."""
-import math
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from biasgen._numbers import is_number, is_whole
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import Prepared, query_of
@@ -26,7 +25,7 @@ def range_count(query: Any, reference: Any, radius: float, *, distance: str | No
     Raises:
         As `knn`; ValueError when `radius` is not a number.
     """
-    if not isinstance(radius, Real) or isinstance(radius, bool) or math.isnan(radius):
+    if not is_number(radius):
         raise ValueError(f"radius: want a distance, got {radius!r}")
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
@@ -57,7 +56,7 @@ def distance_histogram(query: Any, reference: Any, bins: Any, *, distance: str |
 
 
 def _edges(bins: Any, prepared: Prepared | Streamed) -> np.ndarray:
-    if isinstance(bins, Integral) and not isinstance(bins, bool):
+    if is_whole(bins):
         if bins < 1 or not prepared.integer:
             raise ValueError(f"bins: want edges, or for integer distances a number of bins of at least 1, got {bins!r}")
         return np.append(np.arange(int(bins), dtype=np.float64), bins - 0.5)  # the last bin is closed and must not hold B
@@ -70,4 +69,4 @@ def _edges(bins: Any, prepared: Prepared | Streamed) -> np.ndarray:
 def _module(op: str, rows: torch.Tensor, prepared: Prepared | Streamed) -> Any:
     everywhere = rows.device.type == "cpu" or len(prepared.views) > 1  # only the torch backend has both ops there
     backend = "torch" if everywhere else None
-    return choose(op, device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend=backend)[1]
+    return choose(op, device=rows.device, dtype=prepared.dtype, distance=prepared.distance, backend=backend)[1]

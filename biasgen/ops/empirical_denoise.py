@@ -1,14 +1,14 @@
 """The exact denoiser of a finite set of rows: their mean, weighted by how likely each became x_t."""
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
-from biasgen.backends._mode import exact_arithmetic
+from biasgen._numbers import check_memory
+from biasgen.backends._mode import exact_arithmetic, used_here
 from biasgen.ops import _library
 from biasgen.ops._dispatch import choose
 from biasgen.ops._prepared import Prepared, of_rows, of_tensors, prepare
@@ -88,11 +88,11 @@ def _computed(
         raise ValueError(f"x_t: want a tensor on {device} as the rows, got {x_t.device}")
     levels = [_levels(scale, "scale", len(query), zero=True), _levels(sigma, "sigma", len(query), zero=False)]
     log_p, prepared = _log_probabilities(log_weights, prepared)
-    if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
-        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    check_memory(max_memory)
     dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
-    _, module = choose("empirical_denoise", device=device.type, dtype=dtype, distance=kind, backend=backend)
+    _, module = choose("empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend)
     tensors = [values.to(device) for values in (*levels, log_p)]
+    used_here(prepared)
     x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)
     return Denoised(like(x_t, x0_hat.to(query.dtype).reshape(tuple(x_t.shape))), *(like(x_t, values) for values in others))
 
@@ -181,7 +181,12 @@ def _tensors(x_t: Any, rows: Any, scale: Any, sigma: Any, log_weights: Any) -> t
     prepared = rows.prepared if hasattr(rows, "prepared") else _prepared(rows)
     if not isinstance(prepared, Prepared) or prepared.views != ("identity",):
         prepared = _prepared(rows)     # which refuses it
-    levels = [value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64) for value in (scale, sigma)]
+    levels = [
+        value
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(value, dtype=torch.float64, device="cpu")
+        for value in (scale, sigma)
+    ]
     weights = None if log_weights is None else _library.as_tensor(log_weights)
     parts = prepared.rows, prepared.multiplicity, prepared.members, prepared.offsets, prepared.distance, prepared.shape
     return _library.as_tensor(x_t), *parts, *levels, weights

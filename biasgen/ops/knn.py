@@ -1,11 +1,11 @@
 """The k nearest reference rows of each query, exactly."""
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import check_memory, is_whole
 from biasgen.backends._mode import exact_arithmetic, is_capturing, memory_named
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
@@ -44,16 +44,18 @@ def knn(
         query: (N, ...) array or tensor.
         reference: (M, ...) of the same trailing shape, or anything with `.prepared` (a TrainingSet), which is not prepared again.
         k: neighbours, 1 <= k <= min(M, 64).
-        distance: "hamming" (positions that differ; integer tokens 0..65535), or of uint8 or float rows "sqeuclidean", "euclidean",
-            "cosine", "correlation", "cityblock"; docs/exactness.md defines their values. None: the reference's own, else sqeuclidean
-            for uint8 and floats and hamming for other integer types.
+        distance: "hamming" (positions that differ; integer tokens 0..65535), or of uint8 or float
+            rows "sqeuclidean", "euclidean", "cosine", "cityblock" or another name that
+            biasgen/distances.py lists; docs/exactness.md defines their values. None: the
+            reference's own, else sqeuclidean for uint8 and floats and hamming for other integers.
         exclude_self: the query is the reference, and row i is not its own neighbour, in no view; then k <= min(M - 1, 63).
         backend: "triton", "cpu", "torch"; None: BIASGEN_BACKEND, else the first that can.
         max_memory: bytes for the temporaries of the torch backend, 256 MiB by default. The cpu backend needs M F bytes more at most.
         progress: its update(queries finished) is called now and then; of a streamed set, by the share of the rows that were searched.
 
     Returns:
-        Neighbours of distances (N, K) float64, int64 for hamming and for sqeuclidean and cityblock of uint8 rows; indices (N, K) int64;
+        Neighbours of distances (N, K) float64, int64 where the distance is an integer (hamming; sums
+        and maxima of uint8 rows); indices (N, K) int64;
         tie_counts (N,) int64: reference rows at the smallest distance. NumPy for a NumPy query, else on the query's device, or on
         the host where that has no float64 (MPS). stats: backend, isa, device (where it was searched), distinct (reference rows searched).
         Euclidean rows are ordered, and their ties counted, by the square.
@@ -70,8 +72,7 @@ def knn(
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
     k = _checked_k(k, prepared, exclude_self)
-    if max_memory is not None and (not isinstance(max_memory, Integral) or max_memory < 1):
-        raise ValueError(f"max_memory: want a positive number of bytes, got {max_memory!r}")
+    check_memory(max_memory)
     if exclude_self and len(rows) != prepared.n:
         raise ValueError(f"query: want the {prepared.n} rows of the reference with exclude_self, got {len(rows)}")
     chosen = _call(rows.device, prepared)
@@ -121,9 +122,9 @@ def _check_capture(query: Any, reference: Any, exclude_self: bool, backend: str 
         )
 
 
-def _call(device: torch.device, prepared: Prepared | Streamed) -> dict[str, str]:
+def _call(device: torch.device, prepared: Prepared | Streamed) -> dict[str, Any]:
     """What decides which backend searches these rows."""
-    return {"device": device.type, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
+    return {"device": device, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
 
 
 def like(query: Any, values: torch.Tensor) -> Any:
@@ -133,7 +134,7 @@ def like(query: Any, values: torch.Tensor) -> Any:
 
 def _checked_k(k: Any, prepared: Prepared | Streamed, exclude_self: bool) -> int:
     largest = min(MAX_K, prepared.n) if not exclude_self else min(MAX_K, prepared.n) - 1
-    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= largest:
+    if not is_whole(k, 1) or k > largest:
         raise ValueError(f"k: want a whole number in 1..{largest} ({prepared.n} reference rows), got {k!r}")
     return int(k)
 

@@ -1,12 +1,11 @@
 """How often each reference row is somebody's nearest, ties shared."""
-import math
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
 from biasgen import distances
+from biasgen._numbers import is_number
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.backends._values import rooted
 from biasgen.ops._dispatch import choose
@@ -40,10 +39,10 @@ def nearest_credit(
     """
     prepared = reference_of(reference, distance)
     rows = query_of(query, prepared)
-    if within is not None and (not isinstance(within, Real) or math.isnan(within)):
+    if within is not None and (not is_number(within)):
         raise ValueError(f"within: want a distance or None, got {within!r}")
     ordered_by = distances.get(prepared.distance).ordered_by
-    _, module = choose("knn", device=rows.device.type, dtype=prepared.dtype, distance=ordered_by, backend=backend)
+    _, module = choose("knn", device=rows.device, dtype=prepared.dtype, distance=ordered_by, backend=backend)
     smallest, tie_counts, reached = None, None, []
     for _, block in prepared.blocks(rows.device):
         near = nearest(module, rows, block, 1)
@@ -59,7 +58,7 @@ def nearest_credit(
     found = rooted(smallest, prepared.distance)
 
     inside = torch.ones_like(found, dtype=torch.bool) if within is None else found <= within
-    weights = torch.empty(prepared.n, dtype=torch.float64)
+    weights = torch.empty(prepared.n, dtype=torch.float64, device="cpu")
     for (start, block), (queries, values, tie_rows) in zip(prepared.blocks(rows.device), reached, strict=True):
         giving = (values == smallest[queries]) & inside[queries]  # a later block may have come nearer
         queries, tie_rows = queries[giving], tie_rows[:, giving]

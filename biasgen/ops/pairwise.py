@@ -30,7 +30,7 @@ def pairwise_distances(query: Any, reference: Any, *, distance: str | None = Non
     shape, dtype = (len(rows), prepared.n), torch.int64 if prepared.integer else torch.float64
     table = torch.empty(shape, dtype=dtype, device=rows.device) if out is None else _checked_out(out, query, rows.device, shape, dtype)
     _, module = choose(
-        "pairwise_distances", device=rows.device.type, dtype=prepared.dtype, distance=prepared.distance, backend="torch"
+        "pairwise_distances", device=rows.device, dtype=prepared.dtype, distance=prepared.distance, backend="torch"
     )
     for start, block in prepared.blocks(rows.device):
         module.pairwise_distances(rows, block, table[:, start : start + block.n])

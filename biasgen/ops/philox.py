@@ -6,6 +6,7 @@ is read or moved.
 """
 import numpy as np
 
+from biasgen._numbers import is_whole
 from biasgen.backends import cpu_backend
 
 DATA, START, FORWARD, REVERSE, TIME, POSTERIOR = range(6)
@@ -30,11 +31,11 @@ def words(seed: int, *, n: int, count: int, offset: int = 0, step: int = 0, purp
 
 def check(seed: int, *, n: int, offset: int = 0, step: int = 0) -> None:
     """ValueError unless these numbers exist."""
-    if not 0 <= seed < 1 << 64:
+    if not is_whole(seed, 0) or seed >= 1 << 64:
         raise ValueError(f"seed: want an integer in [0, 2**64), got {seed}")
-    if not 0 <= step < 1 << 32:
+    if not is_whole(step, 0) or step >= 1 << 32:
         raise ValueError(f"step: want an integer in [0, 2**32), got {step}")
-    if offset < 0 or offset + n > 1 << 48:
+    if not is_whole(offset, 0) or offset + n > 1 << 48:
         raise ValueError(f"offset: samples {offset}..{offset + n} leave [0, 2**48)")
 
 

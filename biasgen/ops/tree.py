@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
 from biasgen.ops._tree_checks import checked_parts
 
 
@@ -139,7 +140,7 @@ class Tree:
     def with_factorized(self, k: int) -> "Tree":
         """The grammar of BP_k: its channels are the true laws of the nodes of level k given the
         root. ValueError for k outside 0..depth, and where they take more than 1 GiB."""
-        if k not in range(self.depth + 1):
+        if not is_whole(k, 0) or k > self.depth:
             raise ValueError(f"k: want 0..{self.depth}, got {k}")
         if k == self.factorized == 0:
             return self

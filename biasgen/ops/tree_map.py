@@ -30,8 +30,9 @@ def tree_map(
     """
     evidence, tree = checked(log_field, tokens, tree)
     dtype = dtype_name(evidence, "log_field")
+    case = tree, "leaves"
     _, module = choose(
-        "tree_map", device=evidence.device.type, dtype=dtype, backend=backend, case=(tree, "leaves")
+        "tree_map", device=evidence.device, dtype=dtype, backend=backend, case=case
     )
     strings, log_p = module.tree_map(batch_of(evidence), tree)
     given = evidence, log_field, tokens

@@ -97,7 +97,7 @@ def _computed(
 ) -> TreePosterior:
     """What `levels` wants, flat, for evidence as it is given."""
     evidence, tree = checked(log_field, tokens, tree, temperature)
-    device, dtype = evidence.device.type, dtype_name(evidence, "log_field")
+    device, dtype = evidence.device, dtype_name(evidence, "log_field")
     case = tree, levels
     name, module = choose("tree_posterior", device=device, dtype=dtype, backend=backend, case=case)
     if is_capturing(evidence.device) and name != "cuda":

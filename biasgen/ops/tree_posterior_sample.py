@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_whole
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops import philox
 from biasgen.ops._dispatch import choose
@@ -38,14 +39,14 @@ def tree_posterior_sample(
         grammar forbids the evidence. NumPy where log_field is, or tokens alone are; else on its
         device.
     Raises: TypeError, ValueError as tree_posterior; ValueError for n < 0."""
-    if n < 0:
+    if not is_whole(n, 0):
         raise ValueError(f"n: want a number of strings >= 0, got {n}")
     philox.check(seed, n=n)
     evidence, tree = checked(log_field, tokens, tree, temperature)
     dtype = dtype_name(evidence, "log_field")
     _, module = choose(
         "tree_posterior_sample",
-        device=evidence.device.type,
+        device=evidence.device,
         dtype=dtype,
         backend=backend,
         case=(tree, "leaves"),

@@ -1,1 +1,1 @@
-"""The specification in plain NumPy, one file an op: slow and obvious. Imported by tests, benchmarks and the torch backend."""
+"""The specification in plain NumPy, one file an op: slow and obvious. Imported by tests and benchmarks alone."""

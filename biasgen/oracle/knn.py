@@ -3,13 +3,16 @@ import numpy as np
 
 
 def distances(query, reference, distance):
-    """(N, M) distances between rows (N, ...) and (M, ...): int64 for hamming, and sqeuclidean and cityblock of integers; else float64."""
+    """(N, M) distances between rows (N, ...) and (M, ...): int64 for hamming, and for sqeuclidean,
+    cityblock and chebyshev of integers; else float64."""
     x, y = (np.asarray(rows).reshape(len(rows), -1) for rows in (query, reference))
     integers = x.dtype.kind in "iu"
     if distance == "hamming":
         return (x.astype(np.int64)[:, None] != y.astype(np.int64)).sum(-1)
-    if integers and distance in ("sqeuclidean", "cityblock"):
+    if integers and distance in ("sqeuclidean", "cityblock", "chebyshev"):
         difference = x.astype(np.int64)[:, None] - y.astype(np.int64)
+        if distance == "chebyshev":
+            return abs(difference).max(-1)
         return (difference**2 if distance == "sqeuclidean" else abs(difference)).sum(-1)
     return np.array([[value(a, b, distance) for b in y.astype(np.float64)] for a in x.astype(np.float64)])
 
@@ -18,6 +21,8 @@ def value(x, y, distance):
     """The defined value between two float64 rows (D,)."""
     if distance == "cityblock":
         return lane_sum(abs(x - y))
+    if distance == "chebyshev":
+        return abs(x - y).max()
     if distance in ("sqeuclidean", "euclidean"):
         squared = lane_sum((x - y) ** 2)
         return np.sqrt(squared) if distance == "euclidean" else squared

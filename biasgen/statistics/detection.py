@@ -2,9 +2,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from numbers import Integral
 from statistics import NormalDist
 
+from biasgen._numbers import is_number, is_whole
 from biasgen.results import Onset, Result
 from biasgen.statistics.intervals import Z95
 
@@ -45,11 +45,11 @@ def detect(
     """
     if isinstance(statistics, str) or not statistics or len(set(statistics)) < len(statistics):
         raise ValueError(f"statistics: want different names, at least one, got {statistics!r}")
-    if not isinstance(looks, Integral) or looks < 1:
+    if not is_whole(looks, 1):
         raise ValueError(f"looks: want a whole number of at least 1, got {looks!r}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: want a share in (0, 1), got {alpha!r}")
-    if not 0 <= tolerance < math.inf:
+    if not is_number(tolerance) or not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance: want an excess >= 0, got {tolerance!r}")
     steps = [step for step, _ in history]
     if any(later <= earlier for earlier, later in pairwise(steps)):

@@ -2,10 +2,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 
 import numpy as np
 
+from biasgen._numbers import is_number, is_whole
 from biasgen.results import Credit
 from biasgen.statistics.intervals import binomial_log_pmf
 
@@ -81,12 +81,12 @@ def detectable(
     out of range. Source: biasgen, docs/statistics.md.
     """
     for name, count in {"n": n, "m": m, "h": h, "looks": looks, "statistics": statistics}.items():
-        if not isinstance(count, Integral) or count < 1:
+        if not is_whole(count, 1):
             raise ValueError(f"{name}: want a whole number of at least 1, got {count!r}")
     for name, share in {"alpha": alpha, "near_share": near_share, "power": power}.items():
-        if not isinstance(share, Real) or not 0 < share < 1:
+        if not is_number(share) or not 0 < share < 1:
             raise ValueError(f"{name}: want a share in (0, 1), got {share!r}")
-    if not isinstance(hubness, Real) or not 1 <= hubness < math.inf:
+    if not is_number(hubness) or not 1 <= hubness < math.inf:
         raise ValueError(f"hubness: want a number of at least 1, got {hubness!r}")
     null = m / (m + h)
     level = alpha / (statistics * looks)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from biasgen._numbers import is_number, is_whole
 from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
 from biasgen.ops._evidence import MASKED
-from biasgen.ops._rows import dtype_name
+from biasgen.ops._rows import as_tensor, dtype_name
 from biasgen.ops._tree_checks import ARITIES, MAX_RULES, MAX_SYMBOLS, check_depth
 from biasgen.ops.tree import Tree
 from biasgen.ops.tree_map import tree_map
@@ -113,9 +114,9 @@ class TreeGrammar:
         """
         if s not in ARITIES:
             raise ValueError(f"s: want 2, 3 or 4 children, got {s}")
-        if not 1 <= v <= MAX_SYMBOLS:
+        if not is_whole(v, 1) or v > MAX_SYMBOLS:
             raise ValueError(f"v: want 1..{MAX_SYMBOLS} symbols, got {v}")
-        if not 1 <= m <= v ** (s - 1) or v * m > MAX_RULES:
+        if not is_whole(m, 1) or m > v ** (s - 1) or v * m > MAX_RULES:
             raise ValueError(f"m: want 1..v**(s - 1) = {v ** (s - 1)} tuples a symbol, v m <= {MAX_RULES} in all, got {m}")
         check_depth(s, depth)
         levels = []
@@ -138,12 +139,12 @@ class TreeGrammar:
         """The paper's grammar: all q*q pairs are shuffled and dealt to the parents, q each; the first q_eff of a parent are allowed, with
         softmax weights of N(0, sigma) logits; so every pair has at most one parent. Equal to the authors' for the same arguments.
         """
-        if not 1 <= q_eff <= q:
+        if not is_whole(q_eff, 1) or q_eff > q:
             raise ValueError(f"q_eff: want 1..q = {q}, got {q_eff}")
         check_depth(2, depth)
-        if not 2 <= q <= MAX_SYMBOLS:
+        if not is_whole(q, 2) or q > MAX_SYMBOLS:
             raise ValueError(f"q: want 2..{MAX_SYMBOLS}, got {q}")
-        if not sigma >= 0:
+        if not is_number(sigma) or sigma < 0:
             raise ValueError(f"sigma: want a standard deviation >= 0, got {sigma}")
         stream = np.random.RandomState(seed)   # the legacy stream: this is what makes the grammar the authors'
         pairs = np.array([(a, b) for a in range(q) for b in range(q)])
@@ -221,7 +222,7 @@ class TreeGrammar:
 
         By inverse distribution function, number 0 of a sample draws the root, the next, level by
         level, what each node becomes (where k > 0, first the nodes of level k)."""
-        if n < 0:
+        if not is_whole(n, 0):
             raise ValueError(f"n: want a number of samples >= 0, got {n}")
         rules, weights, _, root, channels = self.tree.arrays
         hung = len(channels)
@@ -304,7 +305,7 @@ class TreeGrammar:
         if tokens is None:
             raise ValueError("compat: 'paper' is a way to read tokens, got none")
         dtype_name(tokens, "tokens")   # TypeError for another kind of object
-        symbols = torch.as_tensor(tokens).long()
+        symbols = as_tensor(tokens).long()
         masked = symbols == self.q + 1
         if bool((~masked & ((symbols < 0) | (symbols >= self.q))).any()):
             raise ValueError(

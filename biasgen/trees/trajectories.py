@@ -6,12 +6,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from biasgen import backends
+from biasgen import _settings, backends
 from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._cuda_trees import LEVEL
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
 from biasgen.ops import philox
+from biasgen.ops._rows import as_tensor
 from biasgen.trees.denoiser import TreeDenoiser
 from biasgen.trees.grammar import TreeGrammar
 
@@ -34,16 +35,18 @@ def sample_tokens(
     and t_start.
 
     On the CPU each thread takes blocks of rows through all the steps; the rows are those of the sampler, to the bit where the denoiser's do
-    not depend on their batch (docs/exactness.md). On a CUDA device whose backend runs, the paper's grammar (rules of
-    TreeGrammar.random(), any weights) takes one launch: the same noise within 4 ulp and the same denoiser within 1e-5, so almost all rows
-    are equal to the CPU's.
+    not depend on their batch (docs/exactness.md). On a CUDA device whose backend runs, unless
+    BIASGEN_BACKEND names another, the paper's grammar (rules of TreeGrammar.random(), any weights)
+    takes one launch: the same noise within 4 ulp and the same denoiser within 1e-5, so almost all
+    rows are equal to the CPU's.
 
     Memory beyond the result: on the CPU about 80 bytes for each of BLOCK_NUMBERS numbers a thread, 10 MiB.
     """
     denoiser = denoiser if isinstance(denoiser, TreeDenoiser) else TreeDenoiser(denoiser)
     grammar, device = denoiser.grammar, torch.device(device)
-    module, _ = backends.load("cuda")
-    if module is not None and device.type == "cuda" and has_kernel(grammar):
+    wanted = device.type == "cuda" and _settings.backend() in (None, "cuda")
+    module = backends.load("cuda")[0] if wanted and has_kernel(grammar) else None
+    if module is not None:
         philox.check(seed, n=n, offset=offset)
         levels, arguments = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=device)
         made = module.tree_trajectory(
@@ -119,7 +122,7 @@ def launch_arguments(grammar, schedule, *, steps, start, t_start, device):
     if start is None:
         begin = {"start": (0.0, math.hypot(level.scale, level.sigma), 0, philox.START)}
     else:
-        tokens = torch.as_tensor(start)
+        tokens = as_tensor(start)
         sampler.one_hot(tokens, grammar.q, "start")
         begin = {"tokens": tokens.to(torch.int8).to(device), "start": (level.scale, level.sigma, times[0], philox.FORWARD)}
     return step_levels(grammar, schedule, times), begin

@@ -7,14 +7,15 @@ import triton.language as tl
 
 _RESIDENT = 128  # features up to which a block of queries stays on the chip
 STEP = 64  # features of one step otherwise
-# Products summed in int32 before they are added in int64; two of slices have one sum: 2 * 128^2 * 32 768 < 2^31.
-_DEPTH = tl.constexpr(32_768)
+# Features whose products are summed in int32 before the sum is added in int64. The two cross
+# products of slices share one sum: 2 * 128^2 * 32 768 < 2^31.
+_DEPTH = 32_768
 OPTIONS = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": False}
 
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """Rows (R, D) as integers: high, or 256 high + low, int8, padded by `padded`; norms (R,) int64, their squared lengths.
+    """Rows (R, D) as integers: high, or 256 high + low, int8, `width` columns; norms (R,) int64, their squared lengths.
 
     tokens: high holds tokens (bytes), compared position by position; norms are D then, so that every key is twice a number of positions.
     """
@@ -33,7 +34,7 @@ class Slices:
     @property
     def wide(self) -> bool:
         """Whether keys need int64."""
-        return self.low is not None or self.high.shape[1] > _DEPTH.value
+        return self.low is not None or self.high.shape[1] > _DEPTH
 
     @property
     def large(self) -> bool:
@@ -49,10 +50,17 @@ class Tile:
     m: int
 
 
+def width(D: int) -> int:
+    """Columns that the kernels want for D features: loads are unmasked and start on 16-byte
+    boundaries. Zeros in those beyond D change no distance.
+    """
+    return max(32, triton.next_power_of_2(D)) if D <= _RESIDENT else D + -D % STEP
+
+
 def padded(rows: torch.Tensor) -> torch.Tensor:
-    """rows (R, D) int8 with zero columns, which change no distance: loads are unmasked and start on 16-byte boundaries."""
-    D = rows.shape[1]
-    return torch.nn.functional.pad(rows, (0, max(32, triton.next_power_of_2(D)) - D if D <= _RESIDENT else -D % STEP))
+    """rows (R, D) int8 with zero columns up to `width`; the same tensor where there are none."""
+    beyond = width(rows.shape[1]) - rows.shape[1]
+    return torch.nn.functional.pad(rows, (0, beyond)) if beyond else rows.contiguous()
 
 
 def shape(reference: Slices, tile: Tile) -> dict:
@@ -67,15 +75,24 @@ def shape(reference: Slices, tile: Tile) -> dict:
         "TILE_N": tile.n,
         "TILE_M": tile.m,
         "TILE_D": D if resident else STEP,
+        "DEPTH": _DEPTH,
         **OPTIONS,
     }
 
 
 def operands(query: Slices, reference: Slices) -> tuple:
-    """The arguments that `keys` needs, in the order of every kernel. A slice that is not there is never read."""
+    """The arguments that `keys` needs, in the order of every kernel.
+
+    A slice that is not there is never read. Tokens of some queries may begin at any address: they
+    are copied, because Triton would compile a kernel anew for an address that is not aligned.
+    """
     norms = reference.norms if reference.wide else reference.norms.int()
-    low = (query.high, reference.high) if reference.low is None else (query.low, reference.low)
-    return query.high, low[0], reference.high, low[1], norms.contiguous(), query.high.shape[1], reference.high.stride(0)
+    high = query.high if query.high.data_ptr() % 16 == 0 else query.high.clone()
+    low = (high, reference.high) if reference.low is None else (query.low, reference.low)
+    return (
+        high, low[0], reference.high, low[1], norms.contiguous(), high.shape[1],
+        reference.high.stride(0),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -101,9 +118,12 @@ def _dot(x, y, products, k, TILE_D: tl.constexpr):
 def keys(
     query, query_low, reference, reference_low, norms, held, held_low, i, j, N, stop, D, stride,
     TWO: tl.constexpr, WIDE: tl.constexpr, TOKENS: tl.constexpr, RESIDENT: tl.constexpr,
-    TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr,
+    TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """(TILE_N, TILE_M) |y|^2 - 2 x.y of queries i and rows j, exact: int64 if WIDE, else int32; the largest for rows from stop on."""
+    """(TILE_N, TILE_M) |y|^2 - 2 x.y of queries i and rows j, exact: int64 if WIDE, else int32.
+
+    It is the largest key for rows from stop on. DEPTH: features of one int32 sum, where WIDE.
+    """
     zero = tl.zeros((TILE_N, TILE_M), tl.int32)
     inside = tl.minimum(j, stop - 1)
     x_at = tl.minimum(i, N - 1).to(tl.int64) * D
@@ -125,8 +145,8 @@ def keys(
             total = total.to(tl.int64) * 65536 + cross.to(tl.int64) * 256 + low.to(tl.int64)
     elif WIDE:
         total = tl.zeros((TILE_N, TILE_M), tl.int64)
-        for first in range(0, D, _DEPTH):
-            last = tl.minimum(D, first + _DEPTH)
+        for first in range(0, D, DEPTH):
+            last = tl.minimum(D, first + DEPTH)
             part = zero
             for k in range(first, last, TILE_D):
                 part = _dot(query + x_at, reference + y_at, part, k, TILE_D)

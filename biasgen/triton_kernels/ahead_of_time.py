@@ -4,7 +4,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from biasgen.triton_kernels import denoise_dense, denoise_listed, exact_values, nearest, within
-from biasgen.triton_kernels._tile import OPTIONS, STEP
+from biasgen.triton_kernels._tile import _DEPTH, OPTIONS, STEP
 
 _RESIDENT_D = 128
 _SEARCH = {
@@ -35,7 +35,10 @@ def kernels() -> dict[str, tuple]:
     table = {}
     for rows, (two, wide, tokens, resident) in _ROWS.items():
         large = wide or tokens
-        constants = {"TWO": two, "WIDE": wide, "TOKENS": tokens, "RESIDENT": resident, "TILE_D": _RESIDENT_D if resident else STEP}
+        constants = {
+            "TWO": two, "WIDE": wide, "TOKENS": tokens, "RESIDENT": resident,
+            "TILE_D": _RESIDENT_D if resident else STEP, "DEPTH": _DEPTH,
+        }  # fmt: skip
         key = "i64" if wide else "i32"
         for kept in (1, 16, 64):
             types = {name: type.replace("key", key) for name, type in _NEAREST.items()}
@@ -63,13 +66,25 @@ def kernels() -> dict[str, tuple]:
     return table
 
 
+def source(name: str) -> ASTSource:
+    """The kernel called `name` as a launch compiles it: tests/test_triton_launches.py compares.
+
+    Pointers and sizes that Triton looks at are multiples of 16, except the sizes of tokens: rows are
+    padded, and those of the denoiser usually are as long.
+    """
+    kernel, types, constants, _ = kernels()[name]
+    uneven = {"D", "stride"} if constants.get("TOKENS") else set()
+    aligned = {
+        (param.num,): [["tt.divisibility", 16]]
+        for param in kernel.params
+        if param.name in types.keys() - uneven
+        and not (param.do_not_specialize or param.do_not_specialize_on_alignment)
+    }
+    signature = types | dict.fromkeys(constants, "constexpr")
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+
+
 def compile_for(name: str, capability: int) -> CompiledKernel:
-    """The kernel called `name`, for a compute capability (80, 90). Pointers are multiples of 16, and so are sizes that Triton looks at:
-    rows are padded, and those of the denoiser usually are as long."""
-    kernel, types, constants, options = kernels()[name]
-    even = [name for name, type in types.items() if type.startswith("*")]
-    sizes = {param.name for param in kernel.params if types.get(param.name) == "i32" and not param.do_not_specialize}
-    even += sizes - ({"D", "stride"} if constants.get("TOKENS") else set())
-    aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in even}
-    source = ASTSource(fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    """The kernel called `name`, for a compute capability (80, 90)."""
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source(name), target=target, options=kernels()[name][3])

@@ -14,6 +14,8 @@ STEP = 16  # features, or rows, of one step of a product: twice as many take mor
 TILE_N = 64  # queries of a block
 TILE_D = 32  # features of a block of the second product
 _PANELS = 65_535  # of one launch
+# Parts of one allocation, which begin at any address: no variant for aligned ones.
+_PARTS = ["totals", "total_squares", "sum_of_squares"]
 OPTIONS = {"num_warps": 8, "num_stages": 2, "enable_fp_fusion": False}
 
 
@@ -26,7 +28,7 @@ def _centered(rows, center, j, d, M, D):
     return tl.where(inside, tl.load(rows + at, mask=inside, other=0.0).to(tl.float64) - c[None, :], 0.0)
 
 
-@triton.jit(do_not_specialize=["N", "M", "first"])
+@triton.jit(do_not_specialize=["N", "M", "first"], do_not_specialize_on_alignment=_PARTS)
 def _weigh_kernel(
     query, factor, rows, center, squares, log_p, weights, tops, totals, total_squares, N, M, first, D,
     TILE_N: tl.constexpr, PANEL: tl.constexpr, STEP: tl.constexpr, RUN: tl.constexpr,
@@ -60,7 +62,9 @@ def _weigh_kernel(
     tl.store(weights + at[:, None] * PANEL + tl.arange(0, PANEL)[None, :], weight.to(tl.float32), mask=held[:, None])
 
 
-@triton.jit(do_not_specialize=["N", "M", "first", "panels"])
+@triton.jit(
+    do_not_specialize=["N", "M", "first", "panels"], do_not_specialize_on_alignment=_PARTS
+)
 def _mean_kernel(
     weights, rows, center, kept, factors, totals, total_squares, sums, total, sum_of_squares, N, M, first, D, panels,
     TILE_N: tl.constexpr, PANEL: tl.constexpr, STEP: tl.constexpr, TILE_D: tl.constexpr,

@@ -28,7 +28,7 @@ def _squares_kernel(query, scale, rows, center, queries, listed, squares, P, D, 
     tl.store(squares + p, tl.sum(lanes, 1), mask=present)
 
 
-@triton.jit(do_not_specialize=["D"])
+@triton.jit(do_not_specialize=["D"], do_not_specialize_on_alignment=["sum_of_squares"])
 def _sums_kernel(weights, rows, listed, starts, sums, total, sum_of_squares, D, TILE_D: tl.constexpr):
     """weights, listed (P,); those of query n from starts[n] to starts[n + 1] -> their sum and that of their squares (N,), and the sum of
     weights times rows (N, D)."""

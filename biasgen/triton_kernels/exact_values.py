@@ -7,7 +7,11 @@ TILE_P = 32  # pairs a program, sixteen lanes each
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
-@triton.jit(do_not_specialize=["P", "D"])
+# Of the caller's rows and parts of lists, which begin at any address: no variant for aligned ones.
+_UNALIGNED = ["query", "queries", "rows"]
+
+
+@triton.jit(do_not_specialize=["P", "D"], do_not_specialize_on_alignment=_UNALIGNED)
 def _values_kernel(query, reference, queries, rows, values, P, D, TILE_P: tl.constexpr):
     """query (N, D) float64, reference (M, D) float32 or float64; queries, rows (P,) int64 -> values (P,) float64."""
     p = tl.program_id(0) * TILE_P + tl.arange(0, TILE_P)

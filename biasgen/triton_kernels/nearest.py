@@ -27,7 +27,7 @@ TILES = {
 def _nearest_kernel(
     query, query_low, reference, reference_low, norms, D, stride, multiplicity, best_keys, best_rows, tie_rows, tie_counts, N, M, share,
     K: tl.constexpr, TWO: tl.constexpr, WIDE: tl.constexpr, TOKENS: tl.constexpr, RESIDENT: tl.constexpr,
-    TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr,
+    TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """best_keys, best_rows (N, S, K): of share s, rows s * share on, the K least (key, row) in any order, filled up with the largest key;
     tie_rows, tie_counts (N, S): rows at the least key, and their multiplicity."""
@@ -48,7 +48,7 @@ def _nearest_kernel(
         j = first + columns
         key = keys(
             query, query_low, reference, reference_low, norms, held, held_low, i, j, N, stop, D, stride,
-            TWO, WIDE, TOKENS, RESIDENT, TILE_N, TILE_M, TILE_D,
+            TWO, WIDE, TOKENS, RESIDENT, TILE_N, TILE_M, TILE_D, DEPTH,
         )  # fmt: skip
         least = tl.min(key, 1)
         before = tl.min(best, 1)

@@ -13,11 +13,16 @@ TILES = {(False, False): Tile(64, 128), (True, False): Tile(64, 128), (False, Tr
 _COUNTS = 1 << 24  # counts kept of a block of queries: 64 MiB
 
 
-@triton.jit(do_not_specialize=["N", "M"])
+# Lists are made of some queries of a block: what is sliced for them begins at any address, and
+# Triton would compile the kernel anew for an aligned one.
+_SLICED = ["near", "far", "weights", "counts", "starts", "rows"]
+
+
+@triton.jit(do_not_specialize=["N", "M"], do_not_specialize_on_alignment=_SLICED)
 def _within_kernel(
     query, query_low, reference, reference_low, norms, D, stride, multiplicity, near, far, weights, counts, starts, rows, N, M, share,
     LIST: tl.constexpr, TWO: tl.constexpr, WIDE: tl.constexpr, TOKENS: tl.constexpr, RESIDENT: tl.constexpr,
-    TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr,
+    TILE_N: tl.constexpr, TILE_M: tl.constexpr, TILE_D: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """near, far (N,) limits of keys -> weights (N, S) int64: multiplicity of rows up to near, and counts (N, S) int32: rows beyond it up
     to far, of share s, rows s * share on. LIST: those rows, ascending, from rows[starts[n, s]] on. Multiplicity 0 leaves a row out."""
@@ -44,7 +49,7 @@ def _within_kernel(
             j = first + tl.arange(0, TILE_M)
             key = keys(
                 query, query_low, reference, reference_low, norms, held, held_low, i, j, N, stop, D, stride,
-                TWO, WIDE, TOKENS, RESIDENT, TILE_N, TILE_M, TILE_D,
+                TWO, WIDE, TOKENS, RESIDENT, TILE_N, TILE_M, TILE_D, DEPTH,
             )  # fmt: skip
             if tl.max((tl.min(key, 1) <= tl.maximum(limit, outer)).to(tl.int32), 0) > 0:
                 times = tl.load(multiplicity + j, mask=j < stop, other=0)

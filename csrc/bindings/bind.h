@@ -5,6 +5,7 @@
 namespace biasgen {
 void bind_empirical_denoise(pybind11::module_& m);
 void bind_knn(pybind11::module_& m);
+void bind_knn_direct(pybind11::module_& m);
 void bind_knn_floats(pybind11::module_& m);
 void bind_philox(pybind11::module_& m);
 void bind_tree_posterior(pybind11::module_& m);

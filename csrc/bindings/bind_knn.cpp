@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -33,12 +32,6 @@ Kernels kernels(const std::string& isa) {
     default:
       return {baseline::pack_reference, baseline::knn, baseline::rows_within};
   }
-}
-
-Distance parse_distance(const std::string& name) {
-  if (name == "hamming") return Distance::hamming;
-  if (name == "sqeuclidean") return Distance::sqeuclidean;
-  throw std::invalid_argument("distance: no native kernel for '" + name + "'");
 }
 
 void check_bits(int64_t bits) { require(known_bits(bits), "bits: want 1..8, 12 or 16"); }
@@ -82,11 +75,11 @@ struct Search {
   Search(const std::string& isa, const std::string& distance_name, const py::array& query, const Bytes& reference,
          int64_t M, int64_t bits)
       : kernel(kernels(isa)) {
-    const Distance distance = parse_distance(distance_name);
+    const auto distance = parse<IntegerDistance>(distance_name, kIntegerDistances);
     const Element element =
         symbols_of(query, "query: want a contiguous, non-empty (N, features) uint8 array, hamming also uint16");
     const int64_t N = query.shape(0), features = query.shape(1);
-    if (distance == Distance::hamming) {
+    if (distance == IntegerDistance::hamming) {
       check_bits(bits);
       require(reference.ndim() == 1 && contiguous(reference) && M > 0 &&
                   reference.size() == packed_reference_bytes(M, features, bits),

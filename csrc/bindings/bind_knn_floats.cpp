@@ -17,7 +17,6 @@
 namespace biasgen {
 namespace {
 
-using Floats = py::array_t<float>;
 constexpr int64_t kScaling = sizeof(Scaling) / sizeof(double);
 
 struct Kernels {
@@ -25,39 +24,19 @@ struct Kernels {
   decltype(&baseline::knn_floats) knn_floats;
   decltype(&baseline::floats_within) floats_within;
   decltype(&baseline::floats_band) floats_band;
-  decltype(&baseline::pair_values) pair_values;
 };
 
 Kernels kernels(const std::string& isa) {
   switch (parse_isa(isa)) {
 #ifdef BIASGEN_X86
     case Isa::avx512:
-      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::floats_band, avx512::pair_values};
+      return {avx512::encode, avx512::knn_floats, avx512::floats_within, avx512::floats_band};
     case Isa::avx2:
-      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::floats_band, avx2::pair_values};
+      return {avx2::encode, avx2::knn_floats, avx2::floats_within, avx2::floats_band};
 #endif
     default:
-      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::floats_band,
-              baseline::pair_values};
+      return {baseline::encode, baseline::knn_floats, baseline::floats_within, baseline::floats_band};
   }
-}
-
-// Of the query, and of the reference too.
-Element element_of(const py::array& query, const py::array& reference, bool bytes) {
-  if (py::isinstance<Doubles>(query) && py::isinstance<Doubles>(reference)) return Element::float64;
-  if (py::isinstance<Floats>(query) && py::isinstance<Floats>(reference)) return Element::float32;
-  const bool of_bytes = bytes && py::isinstance<Bytes>(query);
-  require(of_bytes || py::isinstance<Doubles>(query) || py::isinstance<Floats>(query),
-          bytes ? "query: want uint8, float32 or float64" : "query: want float32 or float64");
-  require(of_bytes && py::isinstance<Bytes>(reference), "reference: want the element type of the query");
-  return Element::uint8;
-}
-
-Distance parse_distance(const std::string& name) {
-  if (name == "sqeuclidean") return Distance::sqeuclidean;
-  if (name == "cosine") return Distance::cosine;
-  require(name == "correlation", "distance: want 'sqeuclidean', 'cosine' or 'correlation'");
-  return Distance::correlation;
 }
 
 void check_unit(double unit) { require(unit >= 1e-100 && unit <= 1e160, "unit: want a number in 1e-100..1e160"); }
@@ -65,8 +44,8 @@ void check_unit(double unit) { require(unit >= 1e-100 && unit <= 1e160, "unit: w
 py::tuple call_encode(const std::string& isa, const std::string& distance_name, const py::array& rows,
                       const Doubles& center, double unit) {
   const Kernels kernel = kernels(isa);
-  const Distance distance = parse_distance(distance_name);
-  const bool scaled = distance != Distance::sqeuclidean;
+  const auto distance = parse<FloatDistance>(distance_name, kFloatDistances);
+  const bool scaled = distance != FloatDistance::sqeuclidean;
   const Element element = element_of(rows, rows, scaled);
   check_rows(rows, "rows: want a contiguous, non-empty (M, features) array");
   const int64_t M = rows.shape(0), features = rows.shape(1);
@@ -107,8 +86,8 @@ struct FloatSearch {
               const Doubles& reference_residuals, const Doubles& reference_scalings, double usual_residual,
               const Int64& outlying)
       : kernel(kernels(isa)) {
-    const Distance distance = parse_distance(distance_name);
-    const bool scaled = distance != Distance::sqeuclidean;
+    const auto distance = parse<FloatDistance>(distance_name, kFloatDistances);
+    const bool scaled = distance != FloatDistance::sqeuclidean;
     const Element element = element_of(query, reference, scaled);
     check_rows(query, "query: want a contiguous, non-empty (N, features) array");
     check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
@@ -128,7 +107,7 @@ struct FloatSearch {
     residuals.resize(N);
     scalings.resize(scaled ? N : 0);
     limits.resize(N);
-    scratch = make_scratch(scratch_bytes(Distance::sqeuclidean, N, features, 8));
+    scratch = make_scratch(scratch_bytes(IntegerDistance::sqeuclidean, N, features, 8));
     rows = {distance,
             element,
             query.data(),
@@ -223,28 +202,6 @@ py::tuple call_floats_band(const std::string& isa, const py::array& query, const
   return py::make_tuple(rows, counts);
 }
 
-void call_values(const std::string& isa, const std::string& distance, const py::array& query,
-                 const py::array& reference, const Int64& query_rows, const Int64& reference_rows,
-                 py::array_t<double>& out) {
-  const Kernels kernel = kernels(isa);
-  const bool cityblock = distance == "cityblock";
-  require(cityblock || distance == "sqeuclidean", "distance: want 'sqeuclidean' or 'cityblock'");
-  const bool float64 = element_of(query, reference, false) == Element::float64;
-  check_rows(query, "query: want a contiguous, non-empty (N, features) array");
-  check_rows(reference, "reference: want a contiguous, non-empty (M, features) array");
-  require(reference.shape(1) == query.shape(1), "reference: want rows of the query's width");
-  check_pairs(query_rows, query.shape(0), "query_rows: want a contiguous (P,) int64 array of rows of the query");
-  check_pairs(reference_rows, reference.shape(0), "reference_rows: want a contiguous (P,) int64 array of its rows");
-  const int64_t P = query_rows.size();
-  require(reference_rows.size() == P, "reference_rows: want as many as query_rows");
-  require(out.ndim() == 1 && contiguous(out) && out.size() == P, "out: want a contiguous (P,) float64 array");
-  const KnnPairs pairs{cityblock, float64,           query.data(),          reference.data(),  query.shape(1),
-                       P,         query_rows.data(), reference_rows.data(), out.mutable_data()};
-  py::gil_scoped_release release;
-  const DefaultFpState fp_state;
-  kernel.pair_values(pairs);
-}
-
 }  // namespace
 
 void bind_knn_floats(py::module_& m) {
@@ -275,12 +232,6 @@ void bind_knn_floats(py::module_& m) {
       py::arg("rests").noconvert(), py::arg("bands").noconvert(), py::arg("capacity"), py::arg("most_tries"),
       "-> rows (N, capacity), counts (N,): all that can be at |z - y|^2 <= min + bands[n] from a z within rests[n] of "
       "the query; -1 where they are too many, or more than most_tries are left open by the codes.");
-  m.def(
-      "values", &call_values, py::arg("isa"), py::arg("distance"), py::arg("query").noconvert(),
-      py::arg("reference").noconvert(), py::arg("query_rows").noconvert(), py::arg("reference_rows").noconvert(),
-      py::arg("out").noconvert(),
-      "Fills out (P,): the value, to the bit, of sqeuclidean or cityblock between float rows query[query_rows[p]] and "
-      "reference[reference_rows[p]].");
 }
 
 }  // namespace biasgen

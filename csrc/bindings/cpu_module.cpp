@@ -10,6 +10,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("isa_levels", &biasgen::isa_levels, "Instruction-set levels that this machine can run, slowest first.");
   biasgen::bind_empirical_denoise(m);
   biasgen::bind_knn(m);
+  biasgen::bind_knn_direct(m);
   biasgen::bind_knn_floats(m);
   biasgen::bind_philox(m);
   biasgen::bind_tree_posterior(m);

@@ -4,12 +4,19 @@
 
 namespace biasgen {
 
-enum class Distance { hamming, sqeuclidean, cosine, correlation };
+// Each search has a list of its distances: a switch over one has no default, so that the compiler names what a new
+// distance lacks. The bindings parse the names, in the order of the list.
+enum class IntegerDistance { hamming, sqeuclidean };
+inline constexpr const char* kIntegerDistances[] = {"hamming", "sqeuclidean"};
+enum class FloatDistance { sqeuclidean, cosine, correlation };
+inline constexpr const char* kFloatDistances[] = {"sqeuclidean", "cosine", "correlation"};
+enum class DirectDistance { cityblock, chebyshev };
+inline constexpr const char* kDirectDistances[] = {"cityblock", "chebyshev"};
 enum class Element { uint8, uint16, float32, float64 };
 
 // N query rows against M reference rows of integers.
 struct KnnRows {
-  Distance distance;
+  IntegerDistance distance;
   Element element;        // of the query: uint8; hamming: uint8 or uint16
   const void* query;      // (N, features)
   const void* reference;  // hamming: packed by pack_reference; sqeuclidean: the rows themselves, (M, features) bytes
@@ -49,7 +56,7 @@ struct Scaling {
 // their points. The reference was encoded by encode_rows; `outlying` are its rows with a residual above usual_residual,
 // whose codes say little.
 struct FloatRows {
-  Distance distance;  // sqeuclidean (of floats), cosine or correlation
+  FloatDistance distance;
   Element element;
   const void* query;      // (N, features)
   const void* reference;  // (M, features)
@@ -104,7 +111,7 @@ struct FloatBand {
 
 // N rows to codes (N, features), residuals (N,) and, for cosine and correlation, scalings (N,).
 struct FloatCodes {
-  Distance distance;
+  FloatDistance distance;
   Element element;
   const void* rows;  // (N, features)
   int64_t N, features;
@@ -115,16 +122,14 @@ struct FloatCodes {
   Scaling* scalings;
 };
 
-// The values (docs/exactness.md) of P pairs of a query and a reference row, both float64 or both float32.
-struct KnnPairs {
-  bool cityblock;  // else sqeuclidean
-  bool float64;
+// N query rows against M reference rows of one element type, pair by pair.
+struct DirectRows {
+  DirectDistance distance;
+  Element element;        // uint8, float32 or float64
   const void* query;      // (N, features)
   const void* reference;  // (M, features)
-  int64_t features, P;
-  const int64_t* query_rows;  // (P,)
-  const int64_t* rows;        // (P,)
-  double* values;             // (P,)
+  int64_t N, M, features;
+  void* scratch;  // direct_scratch_bytes(N), aligned to 64 bytes
 };
 
 // Hamming works on lanes of 16 positions (short rows, one word) or 64.
@@ -143,12 +148,18 @@ static inline int64_t planes_bytes(int64_t features, int64_t bits) {
 static inline int64_t plane_rows(int64_t features) { return 64 / lane_bytes(features); }
 
 // What a search of N queries needs beside its operands, at any instruction set.
-static inline int64_t scratch_bytes(Distance distance, int64_t N, int64_t features, int64_t bits) {
-  if (distance == Distance::hamming) return N * planes_bytes(features, bits);
+static inline int64_t scratch_bytes(IntegerDistance distance, int64_t N, int64_t features, int64_t bits) {
+  if (distance == IntegerDistance::hamming) return N * planes_bytes(features, bits);
   // The queries in whole groups of 8 and a panel of 48 rows, at most two bytes a feature, up to 16 features more; per
   // query its square and limit, per row of the panel two constants.
   return ((N + 7) / 8 * 8 + 48) * ((features + 15) / 16 * 32 + 16);
 }
+
+// Rows of the reference that are searched together at most.
+constexpr int64_t kDirectRows = 256;
+
+// A vector for each query and for each of these rows.
+static inline int64_t direct_scratch_bytes(int64_t N) { return (N + kDirectRows) * 64; }
 
 // pack_reference writes lane[panel][word][bit][plane_rows]: bit l of the lane = bit `bit` of the symbol at position
 // word * (8 * lane_bytes) + l; the last panel is filled up with zeros.
@@ -161,7 +172,10 @@ static inline int64_t scratch_bytes(Distance distance, int64_t N, int64_t featur
   void knn_floats(const FloatRows& rows, const FloatNearest& nearest);                                             \
   void floats_within(const FloatRows& rows, const FloatWithin& within);                                            \
   void floats_band(const FloatRows& rows, const FloatBand& band);                                                  \
-  void pair_values(const KnnPairs& pairs);                                                                         \
+  void direct_knn(const DirectRows& rows, const KnnNearest& nearest);                                              \
+  void direct_within(const DirectRows& rows, const KnnWithin& within);                                             \
+  void direct_floats_knn(const DirectRows& rows, const FloatNearest& nearest);                                     \
+  void direct_floats_within(const DirectRows& rows, const FloatWithin& within);                                    \
   }
 
 #ifdef BIASGEN_ISA  // a kernel file knows its own level, the bindings know all

@@ -17,10 +17,22 @@ namespace biasgen {
 inline namespace BIASGEN_ISA {
 namespace {
 
+// Whether points at length 1 are compared, not rows.
+inline bool is_scaled(FloatDistance distance) {
+  switch (distance) {
+    case FloatDistance::sqeuclidean:
+      return false;
+    case FloatDistance::cosine:
+    case FloatDistance::correlation:
+      break;
+  }
+  return true;
+}
+
 // Calls work(T{}, scaled) for the element type of the rows; scaled: std::true_type where points are compared, not rows.
 template <class Rows, class Work>
 void with_element(const Rows& rows, const Work& work) {
-  const bool scaled = rows.distance != Distance::sqeuclidean;
+  const bool scaled = is_scaled(rows.distance);
   if (rows.element == Element::uint8) return work(uint8_t{}, std::true_type{});
   if (rows.element == Element::float32)
     return scaled ? work(float{}, std::true_type{}) : work(float{}, std::false_type{});
@@ -38,7 +50,7 @@ void encode_rows(const FloatCodes& to) {
     uint8_t* codes = to.codes + n * to.features;
     Scaling scaling{};
     if constexpr (scaled) {
-      scaling = to.scalings[n] = scaling_of(row, to.features, to.distance == Distance::correlation);
+      scaling = to.scalings[n] = scaling_of(row, to.features, to.distance == FloatDistance::correlation);
       if (scaling.length == 0) {
         std::memset(codes, 128, static_cast<size_t>(to.features));
         to.residuals[n] = INFINITY;
@@ -162,7 +174,7 @@ struct Certified : FloatRows {
     } else {
       if constexpr (sizeof(T) == 4)
         if (surely_beyond(a, b, taker.reach(n))) return false;
-      value = row_value<false>(a, b, features);
+      value = squared_distance(a, b, features);
     }
     if (value > taker.reach(n)) return false;
     taker.take(n, row, value);
@@ -250,8 +262,8 @@ void search_floats(const FloatRows& rows, const Taker& taker) {
     using T = decltype(element);
     encode_rows<T, scaled>({rows.distance, rows.element, rows.query, rows.N, rows.features, rows.center, rows.unit,
                             rows.query_codes, rows.query_residuals, rows.query_scalings});
-    search_squares({Distance::sqeuclidean, Element::uint8, rows.query_codes, rows.reference_codes, rows.N, rows.M,
-                    rows.features, 8, rows.scratch},
+    search_squares({IntegerDistance::sqeuclidean, Element::uint8, rows.query_codes, rows.reference_codes, rows.N,
+                    rows.M, rows.features, 8, rows.scratch},
                    Certified<T, scaled, Taker>(rows, taker));
   });
 }

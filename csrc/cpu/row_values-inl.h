@@ -24,36 +24,42 @@ inline Vec<double> load_doubles(const float* from) {
 
 inline Vec<double> load_doubles(const uint8_t* from) { return doubles_of(from); }
 
-// Lane l adds the terms l, l + 16, l + 32 ... in this order, then the lanes are halved; no fused multiply-add.
-template <class T, class Term>
-double lane_sum(const T* x, const T* y, int64_t features, const Term& term) {
+// Lane l joins the terms l, l + 16, l + 32 ... in this order, then the lanes are halved; no fused multiply-add. Terms
+// that are missing are 0, which must change nothing.
+template <class T, class Term, class Join>
+double lane_fold(const T* x, const T* y, int64_t features, const Term& term, const Join& join) {
   constexpr int kStep = kLanes<double>;
   Vec<double> sum[kValueVectors] = {};
   int64_t k = 0;
   for (; k + kValueLanes <= features; k += kValueLanes)
     for (int v = 0; v < kValueVectors; ++v)
-      sum[v] += term(load_doubles(x + k + v * kStep), load_doubles(y + k + v * kStep));
+      sum[v] = join(sum[v], term(load_doubles(x + k + v * kStep), load_doubles(y + k + v * kStep)));
   double lanes[kValueLanes];
-  if (k < features) {  // the missing terms are 0, and change no sum
+  if (k < features) {
     T last[2][kValueLanes] = {};
     std::memcpy(last[0], x + k, static_cast<size_t>(features - k) * sizeof(T));
     std::memcpy(last[1], y + k, static_cast<size_t>(features - k) * sizeof(T));
     for (int v = 0; v < kValueVectors; ++v)
       store(lanes + v * kStep, term(load_doubles(last[0] + v * kStep), load_doubles(last[1] + v * kStep)));
     for (int64_t i = features - k; i < kValueLanes; ++i) lanes[i] = 0;
-    for (int v = 0; v < kValueVectors; ++v) sum[v] += load(lanes + v * kStep);
+    for (int v = 0; v < kValueVectors; ++v) sum[v] = join(sum[v], load(lanes + v * kStep));
   }
   for (int v = 0; v < kValueVectors; ++v) store(lanes + v * kStep, sum[v]);
   for (int width = kValueLanes / 2; width; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    for (int i = 0; i < width; ++i) lanes[i] = join(lanes[i], lanes[i + width]);
   return lanes[0];
 }
 
-template <bool cityblock, class T>
-double row_value(const T* x, const T* y, int64_t features) {
+template <class T, class Term>
+double lane_sum(const T* x, const T* y, int64_t features, const Term& term) {
+  return lane_fold(x, y, features, term, [](auto a, auto b) { return a + b; });
+}
+
+template <class T>
+double squared_distance(const T* x, const T* y, int64_t features) {
   return lane_sum(x, y, features, [](Vec<double> x_k, Vec<double> y_k) {
     const Vec<double> t = x_k - y_k;
-    return cityblock ? (t < 0 ? -t : t) : t * t;
+    return t * t;
   });
 }
 
@@ -95,15 +101,6 @@ double half_chord(const T* x, const T* y, int64_t features, const Scaling& to_x,
                     return t * t;
                   }) /
          2;
-}
-
-template <class T>
-void values(const KnnPairs& pairs) {
-  const T *query = static_cast<const T*>(pairs.query), *reference = static_cast<const T*>(pairs.reference);
-  for (int64_t p = 0; p < pairs.P; ++p) {
-    const T *x = query + pairs.query_rows[p] * pairs.features, *y = reference + pairs.rows[p] * pairs.features;
-    pairs.values[p] = pairs.cityblock ? row_value<true>(x, y, pairs.features) : row_value<false>(x, y, pairs.features);
-  }
 }
 
 }  // namespace

@@ -96,6 +96,26 @@ inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
 #endif
 }
 
+inline Vec<float> magnitude(Vec<float> v) { return (Vec<float>)((Vec<int32_t>)v & INT32_MAX); }
+
+inline Vec<double> magnitude(Vec<double> v) { return (Vec<double>)((Vec<int64_t>)v & INT64_MAX); }
+
+// The sums of |x - y| over every eight bytes.
+inline Vec<int64_t> sums_of_differences(Vec<uint8_t> x, Vec<uint8_t> y) {
+#if defined(__AVX512BW__)
+  return (Vec<int64_t>)_mm512_sad_epu8((__m512i)x, (__m512i)y);
+#elif defined(__AVX2__)
+  return (Vec<int64_t>)_mm256_sad_epu8((__m256i)x, (__m256i)y);
+#elif defined(__SSE2__)
+  return (Vec<int64_t>)_mm_sad_epu8((__m128i)x, (__m128i)y);
+#else
+  const Vec<uint8_t> apart = x > y ? x - y : y - x;
+  const Vec<uint16_t> twos = ((Vec<uint16_t>)apart & 0xff) + ((Vec<uint16_t>)apart >> 8);
+  const Vec<uint32_t> fours = ((Vec<uint32_t>)twos & 0xffff) + ((Vec<uint32_t>)twos >> 16);
+  return (Vec<int64_t>)(((Vec<uint64_t>)fours & 0xffffffff) + ((Vec<uint64_t>)fours >> 32));
+#endif
+}
+
 template <class V>
 inline V smaller(V a, V b) {
   return a < b ? a : b;

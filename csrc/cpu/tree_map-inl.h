@@ -2,7 +2,9 @@
 // everywhere; one sample a lane.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
+#include "core/tree_exp.h"
 #include "cpu/tree_messages-inl.h"
 
 namespace biasgen {

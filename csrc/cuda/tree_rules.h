@@ -15,7 +15,7 @@ struct alignas(16) ListedRule {
 enum RuleGroup { kByParent, kByLeft, kByRight };  // first, second: left, right; parent, right; parent, left
 
 // 32-bit words of a list: 3 R rules, then (3, Q + 1) numbers: the rules of symbol s in group g are begin[g][s] ..
-// begin[g][s + 1] - 1. biasgen/backends/cuda_backend.py makes it.
+// begin[g][s + 1] - 1. biasgen/backends/_cuda_trees.py makes it.
 inline int64_t rule_list_words(int64_t R, int64_t Q) { return 3 * R * 4 + 3 * (Q + 1); }
 
 }  // namespace biasgen

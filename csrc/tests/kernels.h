@@ -21,15 +21,19 @@ struct Kernels {
   decltype(&baseline::encode) encode;
   decltype(&baseline::knn_floats) knn_floats;
   decltype(&baseline::floats_within) floats_within;
-  decltype(&baseline::pair_values) pair_values;
+  decltype(&baseline::direct_knn) direct_knn;
+  decltype(&baseline::direct_within) direct_within;
+  decltype(&baseline::direct_floats_knn) direct_floats_knn;
+  decltype(&baseline::direct_floats_within) direct_floats_within;
   decltype(&baseline::tree_posterior) tree_posterior;
   decltype(&baseline::philox_normals) philox_normals;
 };
 
-#define KERNELS(isa)                                                                                   \
-  Kernels {                                                                                            \
-    isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within, \
-        isa::pair_values, isa::tree_posterior, isa::philox_normals                                     \
+#define KERNELS(isa)                                                                                                 \
+  Kernels {                                                                                                          \
+    isa::pack_reference, isa::knn, isa::rows_within, isa::encode, isa::knn_floats, isa::floats_within,               \
+        isa::direct_knn, isa::direct_within, isa::direct_floats_knn, isa::direct_floats_within, isa::tree_posterior, \
+        isa::philox_normals                                                                                          \
   }
 
 inline Kernels kernels(Isa isa) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -70,7 +71,7 @@ std::vector<int64_t> multiplicities(int64_t M) {
   return times;
 }
 
-void test_bytes(const Kernels& kernel, Distance distance, int64_t N, int64_t M, int64_t features, int64_t bits) {
+void test_bytes(const Kernels& kernel, IntegerDistance distance, int64_t N, int64_t M, int64_t features, int64_t bits) {
   const int64_t symbols = int64_t{1} << bits;
   std::vector<uint8_t> query(N * features), reference(M * features);
   for (auto& x : query) x = static_cast<uint8_t>(below(symbols));
@@ -81,19 +82,19 @@ void test_bytes(const Kernels& kernel, Distance distance, int64_t N, int64_t M, 
     for (int64_t m = 0; m < M; ++m)
       for (int64_t i = 0; i < features; ++i) {
         const int64_t t = query[n * features + i] - reference[m * features + i];
-        table[n * M + m] += distance == Distance::hamming ? t != 0 : t * t;
+        table[n * M + m] += distance == IntegerDistance::hamming ? t != 0 : t * t;
       }
 
   const int64_t width = plane_rows(features);
   std::vector<uint8_t> packed((M + width - 1) / width * width * planes_bytes(features, bits));
-  if (distance == Distance::hamming)
+  if (distance == IntegerDistance::hamming)
     kernel.pack_reference(reference.data(), Element::uint8, M, features, bits, packed.data());
   const auto space = scratch(scratch_bytes(distance, N, features, bits));
   KnnRows rows{};
   rows.element = Element::uint8;
   rows.distance = distance;
   rows.query = query.data();
-  rows.reference = distance == Distance::hamming ? packed.data() : reference.data();
+  rows.reference = distance == IntegerDistance::hamming ? packed.data() : reference.data();
   rows.N = N, rows.M = M, rows.features = features, rows.bits = bits;
   rows.scratch = space.get();
 
@@ -112,13 +113,13 @@ void test_bytes(const Kernels& kernel, Distance distance, int64_t N, int64_t M, 
   check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
 }
 
-// The value of docs/exactness.md.
+// The value of docs/exactness.md: sqeuclidean, or cityblock.
 template <class T>
-double value(const T* x, const T* y, int64_t features, bool cityblock) {
+double value(const T* x, const T* y, int64_t features, bool squared = true) {
   double lanes[16] = {};
   for (int64_t i = 0; i < features; ++i) {
     const double t = static_cast<double>(x[i]) - static_cast<double>(y[i]);
-    lanes[i % 16] += cityblock ? std::fabs(t) : t * t;
+    lanes[i % 16] += squared ? t * t : std::fabs(t);
   }
   for (int width = 8; width; width /= 2)
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
@@ -135,26 +136,16 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
       const T x = reference[(n * 7 % M) * features + i];
       query[n * features + i] = n % 2 && i % 5 == 0 ? std::nextafter(x, T{9}) : x;
     }
-  std::vector<double> table(N * M), found_values(N * M);
-  std::vector<int64_t> query_rows, reference_rows;
-  for (const bool cityblock : {true, false}) {  // squares remain in the table
-    query_rows.clear(), reference_rows.clear();
-    for (int64_t n = 0; n < N; ++n)
-      for (int64_t m = 0; m < M; ++m) {
-        table[n * M + m] = value(&query[n * features], &reference[m * features], features, cityblock);
-        query_rows.push_back(n), reference_rows.push_back(m);
-      }
-    kernel.pair_values({cityblock, sizeof(T) == 8, query.data(), reference.data(), features, N * M, query_rows.data(),
-                        reference_rows.data(), found_values.data()});
-    check(found_values == table, "values");
-  }
+  std::vector<double> table(N * M);
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t m = 0; m < M; ++m) table[n * M + m] = value(&query[n * features], &reference[m * features], features);
 
   const std::vector<double> center(features, 4.0);
   std::vector<uint8_t> codes(M * features), query_codes(N * features);
   std::vector<double> residuals(M), query_residuals(N);
   std::vector<int64_t> limits(N), outlying;
   FloatCodes to{};
-  to.distance = Distance::sqeuclidean, to.element = sizeof(T) == 8 ? Element::float64 : Element::float32;
+  to.distance = FloatDistance::sqeuclidean, to.element = sizeof(T) == 8 ? Element::float64 : Element::float32;
   to.rows = reference.data(), to.N = M, to.features = features;
   to.center = center.data(), to.unit = 0x1p-7;
   to.codes = codes.data(), to.residuals = residuals.data();
@@ -165,7 +156,7 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
   for (int64_t m = 0; m < M; ++m)
     if (residuals[m] > usual) outlying.push_back(m);
 
-  const auto space = scratch(scratch_bytes(Distance::sqeuclidean, N, features, 8));
+  const auto space = scratch(scratch_bytes(IntegerDistance::sqeuclidean, N, features, 8));
   FloatRows rows{};
   rows.distance = to.distance, rows.element = to.element, rows.query = query.data(), rows.reference = reference.data();
   rows.N = N, rows.M = M, rows.features = features;
@@ -188,6 +179,62 @@ void test_floats(const Kernels& kernel, int64_t N, int64_t M, int64_t features) 
   std::vector<int64_t> found(within.rows.size());
   kernel.floats_within(rows, {radius.data(), within.offsets.data(), cursor.data(), found.data()});
   check(found == within.rows && std::equal(cursor.begin(), cursor.end(), within.offsets.begin() + 1), "rows within");
+}
+
+// V: int64_t between bytes, else double.
+template <class V, class Nearest, class Within, class T>
+void test_direct(void (*knn)(const DirectRows&, const Nearest&), void (*within)(const DirectRows&, const Within&),
+                 DirectDistance distance, int64_t N, int64_t M, int64_t features) {
+  std::vector<T> query(N * features), reference(M * features);
+  for (auto& x : reference) x = static_cast<T>(below(256)) / (sizeof(T) == 1 ? 1 : 3);
+  for (int64_t n = 0; n < N; ++n)  // off in one feature, or a copy
+    for (int64_t i = 0; i < features; ++i)
+      query[n * features + i] = reference[(n * 7 % M) * features + i] + static_cast<T>(n % 2 && i == n % features);
+  const auto space = scratch(direct_scratch_bytes(N));
+  DirectRows rows{};
+  rows.distance = distance;
+  rows.element = sizeof(T) == 1 ? Element::uint8 : sizeof(T) == 4 ? Element::float32 : Element::float64;
+  rows.features = features, rows.scratch = space.get();
+  std::vector<V> table(N * M);
+  const auto multiplicity = multiplicities(M);
+  rows.N = rows.M = 1;
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t m = 0; m < M; ++m) {  // each pair by itself
+      ::Nearest<V> one(1, 1);
+      rows.query = &query[n * features], rows.reference = &reference[m * features];
+      knn(rows,
+          {1, multiplicity.data(), &table[n * M + m], one.rows.data(), one.tie_rows.data(), one.tie_counts.data()});
+      if (distance == DirectDistance::cityblock)
+        check(
+            table[n * M + m] == static_cast<V>(value(&query[n * features], &reference[m * features], features, false)),
+            "values");
+    }
+  rows.query = query.data(), rows.reference = reference.data(), rows.N = N, rows.M = M;
+  for (const int64_t k : {int64_t{1}, std::min<int64_t>(M, 5), std::min<int64_t>(M, 64)}) {
+    ::Nearest<V> found(N, k);
+    knn(rows, {k, multiplicity.data(), found.values.data(), found.rows.data(), found.tie_rows.data(),
+               found.tie_counts.data()});
+    check(found == ::Nearest<V>(table, N, M, k, multiplicity), "nearest rows");
+  }
+  std::vector<V> radius(N);
+  std::vector<int64_t> cursor(N);
+  for (int64_t n = 0; n < N; ++n) radius[n] = n % 3 == 2 ? -1 : table[n * M + below(M)];
+  const ::Within<V> wanted(table, N, M, radius);
+  std::vector<int64_t> found(wanted.rows.size());
+  within(rows, {radius.data(), wanted.offsets.data(), cursor.data(), found.data()});
+  check(found == wanted.rows && std::equal(cursor.begin(), cursor.end(), wanted.offsets.begin() + 1), "rows within");
+}
+
+void test_every_direct(const Kernels& kernel, int64_t N, int64_t M, int64_t features) {
+  for (size_t i = 0; i < std::size(kDirectDistances); ++i) {
+    const auto distance = static_cast<DirectDistance>(i);
+    test_direct<int64_t, KnnNearest, KnnWithin, uint8_t>(kernel.direct_knn, kernel.direct_within, distance, N, M,
+                                                         features);
+    test_direct<double, FloatNearest, FloatWithin, float>(kernel.direct_floats_knn, kernel.direct_floats_within,
+                                                          distance, N, M, features);
+    test_direct<double, FloatNearest, FloatWithin, double>(kernel.direct_floats_knn, kernel.direct_floats_within,
+                                                           distance, N, M, features);
+  }
 }
 
 void test_dispatch(const char* best) {
@@ -232,16 +279,20 @@ int main(int argc, char** argv) {
             ", " + std::to_string(N) + " x " + std::to_string(M) + " x " + std::to_string(features);
         for (const int64_t bits : {1, 3, 8}) {
           doing = level + ", hamming" + shape + ", bits " + std::to_string(bits);
-          test_bytes(kernel, Distance::hamming, N, M, features, bits);
+          test_bytes(kernel, IntegerDistance::hamming, N, M, features, bits);
           doing = level + ", sqeuclidean" + shape + ", bits " + std::to_string(bits);
-          test_bytes(kernel, Distance::sqeuclidean, N, M, features, bits);
+          test_bytes(kernel, IntegerDistance::sqeuclidean, N, M, features, bits);
         }
         doing = level + ", floats" + shape;
         test_floats<float>(kernel, N, M, features);
         test_floats<double>(kernel, N, M, features);
+        doing = level + ", direct" + shape;
+        test_every_direct(kernel, N, M, features);
       }
+    doing = level + ", direct, long rows";
+    test_every_direct(kernel, 3, 5, 3000);
     doing = level + ", beyond int32";
-    test_bytes(kernel, Distance::sqeuclidean, 2, 3, 32769, 8);
+    test_bytes(kernel, IntegerDistance::sqeuclidean, 2, 3, 32769, 8);
     for (const auto& [B, L, Q] : {std::tuple<int64_t, int64_t, int64_t>{1, 2, 1}, {5, 2, 5}, {17, 4, 3}, {2, 8, 2}}) {
       doing = level + ", tree " + std::to_string(B) + " x " + std::to_string(L) + " x " + std::to_string(Q);
       test_tree<2, float>(kernel, B, L, Q);

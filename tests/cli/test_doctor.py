@@ -7,10 +7,25 @@ from pathlib import Path
 import torch
 
 from biasgen import backends
-from biasgen.backends import cuda_backend, triton_backend
+from biasgen.backends import cpu_backend, cuda_backend, triton_backend
 from biasgen.cli import doctor
+from biasgen.distances import DISTANCES
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "biasgen")
+
+
+MODULES = {"cpu": cpu_backend, "triton": triton_backend}
+
+
+def missing(everything, module):
+    """Distances of knn that a backend leaves to torch."""
+    ordered_by = {name: DISTANCES[name].ordered_by for name in everything.OPS["knn"]["distances"]}
+    return [name for name, by in ordered_by.items() if by not in module.OPS["knn"]["distances"]]
+
+
+def others(usual, other, distances):
+    """What doctor says of an op that `usual` runs but for these distances."""
+    return f"{usual}; {other} for {', '.join(distances)}" if distances else usual
 
 
 def test_doctor():
@@ -26,11 +41,13 @@ def test_doctor():
 def test_doctor_says_what_runs_each_op(monkeypatch, capsys):
     monkeypatch.delenv("BIASGEN_BACKEND", raising=False)
     refused = backends.refusal
-    assert doctor.chosen("knn", "cpu") == "cpu; torch for cityblock"
+    lacking = {name: missing(backends.load("torch")[0], module) for name, module in MODULES.items()}
+    assert doctor.chosen("knn", "cpu") == others("cpu", "torch", lacking["cpu"])
     assert doctor.chosen("range_count", "cpu") == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert doctor.run(None) == 0
-    assert re.search(r"^knn +cpu; torch for cityblock +no CUDA device here$", capsys.readouterr().out, re.M)
+    row = rf"^knn +{others('cpu', 'torch', lacking['cpu'])} +no CUDA device here$"
+    assert re.search(row, capsys.readouterr().out, re.M)
 
     def with_a_device(name, op, *, device, **call):
         if (name, device) == ("cuda", "cuda"):
@@ -47,10 +64,10 @@ def test_doctor_says_what_runs_each_op(monkeypatch, capsys):
     assert re.search(r"^tree_posterior +cpu +cuda$", said, re.M)
     assert re.search(r"^empirical_denoise +cpu +triton; torch for hamming$", said, re.M)
     if "cuda" in triton_backend.DEVICES:
-        assert doctor.chosen("knn", "cuda") == "triton; torch for cityblock"
-        assert doctor.chosen("range_count", "cuda") == "triton; torch for cityblock"
+        for op in ("knn", "range_count"):
+            assert doctor.chosen(op, "cuda") == others("triton", "torch", lacking["triton"])
     monkeypatch.setenv("BIASGEN_BACKEND", "cpu")
-    assert doctor.chosen("knn", "cpu") == "cpu; none for cityblock"
+    assert doctor.chosen("knn", "cpu") == others("cpu", "none", lacking["cpu"])
 
 
 def test_no_verb_is_an_error():

@@ -8,6 +8,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from biasgen import TrainingSet, TreeGrammar
+from biasgen.cli import main
+from biasgen.distances import DISTANCES
 
 
 @pytest.fixture
@@ -130,3 +132,11 @@ def test_mirrored_copies_are_found_in_their_view(evaluate):
         found[views] = report["metrics"]["near_copies"]["value"]
     assert found["identity,hflip"] >= 0.03 > found["identity"]
     assert "; views identity, hflip\n" in evaluate("--views", "identity,hflip", **sets)[1]
+
+
+@pytest.mark.parametrize("verb", ["eval", "nn"])
+def test_help_names_every_distance(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(DISTANCES)}; default: hamming" in text

@@ -151,7 +151,7 @@ def test_uturns_keep_the_law_and_lean_to_their_rows():
         gen = uturn(train, EXACT, SCHEDULE, t0, seed=6)
         grammatical = GRAMMAR.is_grammatical(gen)
         assert grammatical.mean() > 0.995
-        assert GRAMMAR.log_prob(gen[grammatical]).mean() == pytest.approx(-17.5765, abs=0.4)      # the entropy, tree.md section 1.1
+        assert GRAMMAR.log_prob(gen[grammatical]).mean() == pytest.approx(-17.5765, abs=0.4)      # the entropy of the law
         shares.append(train_affinity(gen=gen, train=train, heldout=heldout).excess)
         placebo = train_affinity(gen=gen, train=twin, heldout=heldout)
         assert placebo.p_value > 0.01

@@ -24,7 +24,7 @@ def test_rows_do_not_depend_on_batches():
 def test_exact_denoiser_gives_the_law_of_the_data():
     tokens = draw(2000, steps=250).numpy()
     assert GRAMMAR.is_grammatical(tokens).mean() > 0.995
-    entropy = 17.5765   # nats, tree.md section 1.1
+    entropy = 17.5765   # nats, of the paper's grammar
     assert GRAMMAR.log_prob(tokens[GRAMMAR.is_grammatical(tokens)]).mean() == pytest.approx(-entropy, abs=0.25)
 
 

@@ -14,8 +14,11 @@ from biasgen.oracle import empirical_denoise as oracle
 from biasgen.testing import assert_denoised_close
 from biasgen.triton_kernels import denoise_dense, denoise_listed
 from tests.denoise_problem import problem
+from tests.triton_launches import watch
 
 DEVICE = triton_backend.DEVICES[0]
+DENSE, LISTED = ("weigh", "mean"), ("squares of listed", "mean of listed")
+CASES = {f"{verb}, {type}" for verb in DENSE + LISTED for type in ("fp32", "fp64")}
 FIELDS = ("x0_hat", "log_density", "effective_sample_size", "dropped")
 
 
@@ -200,8 +203,9 @@ def test_a_search_finds_the_band_of_the_nearest_row_and_no_more(monkeypatch):
     assert seen[0].tolist() == np.flatnonzero(rows[:, 0] <= radius).tolist()
 
 
-def test_products_are_those_of_their_definition():
+def test_products_are_those_of_their_definition(monkeypatch):
     """Ragged tiles, several runs of features; the sums to what single precision gives over one panel, the rest nearly exact."""
+    launched = watch(monkeypatch)
     rng = np.random.default_rng(6)
     for N, M, D, dtype in ((1, 1, 1, np.float32), (65, 129, 33, np.float64), (3, 70, 1030, np.float32)):
         rows, query = rng.uniform(-1, 1, (M, D)).astype(dtype), rng.standard_normal((N, D)) / math.sqrt(D)
@@ -215,6 +219,32 @@ def test_products_are_those_of_their_definition():
         np.testing.assert_allclose(total, w.sum(1), rtol=1e-12)
         np.testing.assert_allclose(squares, (w * w).sum(1), rtol=1e-12)
         np.testing.assert_allclose(sums / total[:, None], w @ y / w.sum(1)[:, None], rtol=0, atol=4e-6)
+    assert launched == {f"{verb}, {type}" for verb in DENSE for type in ("fp32", "fp64")}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_over_lists_are_those_of_their_definition(monkeypatch, dtype):
+    """Lists of no, one and many rows; features beyond one block of them."""
+    launched = watch(monkeypatch)
+    rng = np.random.default_rng(7)
+    lengths = [0, 1, 40, 17]
+    queries, listed = np.repeat(np.arange(4), lengths), rng.integers(0, 9, sum(lengths))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    for D in (1, 130):
+        rows, x = rng.uniform(-1, 1, (9, D)).astype(dtype), rng.normal(size=(4, D))
+        scale, center = rng.uniform(0.1, 1, 4), rng.normal(size=D)
+        operands = [torch.from_numpy(a).to(DEVICE) for a in (x, scale, rows, center, queries, listed)]
+        offset = x[queries] - scale[queries, None] * (rows[listed] - center)
+        squares = denoise_listed.squares_of(*operands).cpu().numpy()
+        np.testing.assert_allclose(squares, (offset**2).sum(1), rtol=1e-12)
+        weights = rng.uniform(0, 1, len(listed))
+        operands = [torch.from_numpy(a).to(DEVICE) for a in (weights, rows, listed, starts)]
+        found = [a.cpu().numpy() for a in denoise_listed.weighted(*operands)]
+        of_query = np.arange(4)[:, None] == queries
+        wanted = of_query @ weights, of_query @ weights**2, of_query * weights @ rows[listed]
+        for actual, right in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(actual, right, rtol=0, atol=1e-13)
+    assert launched == {f"{verb}, fp{8 * rows.itemsize}" for verb in LISTED}
 
 
 def test_a_product_is_nowhere_rounded():

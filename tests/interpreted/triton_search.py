@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from benchmarks.gpu import sweep
 from benchmarks.host_reads import NoHostReads
 from biasgen import TrainingSet, backends, knn, nearest_credit, range_count, train_affinity
-from biasgen.backends import _mode, _triton_check, _triton_floats, _triton_slices, triton_backend
+from biasgen.backends import _triton_check, _triton_floats, _triton_slices, triton_backend
 from biasgen.experiments.tree import demo
 from biasgen.ops._prepared import prepare, query_of
 from biasgen.oracle import knn as oracle
 from biasgen.report.records import read_record
 from biasgen.triton_kernels import _tile, nearest, within
 from biasgen.triton_kernels.exact_values import squared
+from tests.triton_launches import watch
 
 DEVICE = triton_backend.DEVICES[0]
 ON_HOST = pytest.mark.skipif(DEVICE != "cpu", reason="arrays lie on the host, where compiled kernels do not run")
@@ -24,12 +25,6 @@ ON_HOST = pytest.mark.skipif(DEVICE != "cpu", reason="arrays lie on the host, wh
 
 def on_device(*arrays):
     return [torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE) for array in arrays]
-
-
-def sliced(codes, two):
-    high = (codes + 128) >> 8 if two else codes
-    low = _tile.padded((codes - 256 * high).to(torch.int8)) if two else None
-    return _tile.Slices(_tile.padded(high.to(torch.int8)), low, codes.square().sum(1))
 
 
 def assert_search_equals_oracle(query, reference, distance, ks=(1, 5)):
@@ -46,47 +41,102 @@ def assert_search_equals_oracle(query, reference, distance, ks=(1, 5)):
     np.testing.assert_array_equal(credit.weights.cpu().numpy(), oracle.nearest_credit(query, reference, distance))
 
 
-@pytest.mark.parametrize(
-    ("features", "two", "depth", "k"),
-    [(1, False, None, 1), (3, False, None, 16), (140, False, None, 64), (300, False, 128, 3), (20, True, None, 3), (300, True, 128, 64)],
-)
-def test_kernels(monkeypatch, features, two, depth, k):
-    """Against all distances in int64: ties, multiplicities, shares, sizes off by one from a tile, rows of multiplicity 0, slices, depth."""
-    monkeypatch.setattr(nearest, "_SHARE", 200)    # two shares of at least two tiles
-    monkeypatch.setattr(within, "_COUNTS", 140)
+# What rows the kernels are compiled for, as ahead_of_time names it: features, two slices, tokens,
+# and the depth that is patched so that few features reach it.
+KINDS = {
+    "int8": (140, False, False, None),
+    "int8, D <= 128": (100, False, False, None),
+    "int8, D > 32 768": (150, False, False, 128),
+    "two slices": (150, True, False, 128),
+    "two slices, D <= 128": (20, True, False, None),
+    "tokens": (7, False, True, None),
+}
+LARGE = {kind: bool(two or tokens or depth) for kind, (_, two, tokens, depth) in KINDS.items()}
+NEAREST = {
+    f"nearest {kept}, {kind}, {tile.n} x {tile.m}": (kind, kept, tile)
+    for kind in KINDS
+    for (kept, large), tiles in nearest.TILES.items()
+    if large == LARGE[kind]
+    for tile in tiles
+}
+WITHIN = {
+    f"{verb} within, {kind}, {tile.n} x {tile.m}": kind
+    for kind in KINDS
+    for verb, tile in (
+        ("count", within.TILES[False, LARGE[kind]]), ("list", within.TILES[True, LARGE[kind]])
+    )
+}
+CASES = {*NEAREST, *WITHIN, "squared, fp32", "squared, fp64"}
+
+
+def problem(monkeypatch, kind, n, m):
+    """Queries and reference as Slices on the device, and all distances (n, m) int64: with ties."""
+    features, two, tokens, depth = KINDS[kind]
     if depth:
-        monkeypatch.setattr(_tile, "_DEPTH", type(_tile._DEPTH)(depth))
-    random = torch.Generator().manual_seed(features)
-    largest = (127 * 257 if features > 100 else 300) if two else 127 if features > 100 else 1
-    for n, m in ((1, 1), (3, 129), (33 if two else 65, 390)):    # off by one from a tile
-        m = max(m, k)
-        x, y = (torch.randint(-largest - 1, largest + 1, (rows, features), generator=random) for rows in (n, m))
-        y[m // 2 :: 2] = y[0].clone()
-        multiplicity = torch.randint(1, 4, (m,), generator=random, dtype=torch.int32)
-        distances = (x[:, None] - y).square().sum(-1)
-        query, reference, times = sliced(x.to(DEVICE), two), sliced(y.to(DEVICE), two), multiplicity.to(DEVICE)
+        monkeypatch.setattr(_tile, "_DEPTH", depth)
+    largest = (127 * 257 if depth else 300) if two else 127 if features > 100 else 1
+    random = torch.Generator().manual_seed(n)
+    x, y = (
+        torch.randint(-largest - 1, largest + 1, (rows, features), generator=random)
+        for rows in (n, m)
+    )
+    y[m // 2 :: 2] = y[0].clone()
+    if tokens:
+        norms = [torch.full((len(rows),), features, device=DEVICE) for rows in (x, y)]
+        made = [
+            _tile.Slices(rows.to(DEVICE, torch.int8), None, norm, tokens=True)
+            for rows, norm in zip((x, y), norms, strict=True)
+        ]
+        return *made, 2 * (x[:, None] != y).sum(-1)
+    distances = (x[:, None] - y).square().sum(-1)
+    return *(_triton_check._sliced(rows.to(DEVICE), two) for rows in (x, y)), distances
+
+
+@pytest.mark.parametrize("name", NEAREST)
+def test_nearest(monkeypatch, name):
+    """Against all distances in int64: ties, multiplicities, shares, sizes off by one from a tile."""
+    kind, kept, tile = NEAREST[name]
+    k = {1: 1, 16: 7, 64: 64}[kept]
+    monkeypatch.setattr(nearest, "_SHARE", 2 * tile.m - 1)  # two shares, the first of two tiles
+    monkeypatch.setattr(nearest, "tile_for", lambda *_: tile)
+    launched = watch(monkeypatch)
+    sizes = (1, k), (tile.n + 1 if kept == 1 else 3, 2 * tile.m + 14)  # more take the time of many
+    for n, m in sizes[kept > 16 :]:
+        query, reference, distances = problem(monkeypatch, kind, n, m)
+        multiplicity = 1 + torch.arange(m, dtype=torch.int32) % 3
         order = distances.argsort(dim=1, stable=True)[:, :k]
         ties = distances == distances.amin(1, keepdim=True)
-        for tile in nearest.TILES[1 if k == 1 else 16 if k <= 16 else 64, reference.large] if n == 3 else (None,):
-            if tile:
-                monkeypatch.setattr(nearest, "tile_for", lambda *_, tile=tile: tile)
-            found = nearest.nearest(query, reference, times, k)
-            wanted = distances.gather(1, order), order, ties.sum(1), (ties * multiplicity).sum(1)
-            assert all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
+        wanted = distances.gather(1, order), order, ties.sum(1), (ties * multiplicity).sum(1)
+        found = nearest.nearest(query, reference, multiplicity.to(DEVICE), k)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
+    assert launched == {name}
 
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_within(monkeypatch, kind):
+    """The same of rows within limits; some have multiplicity 0, some lists are of some queries."""
+    monkeypatch.setattr(within, "_COUNTS", 140)  # two shares of many queries
+    launched, rows = watch(monkeypatch), within.TILES[False, LARGE[kind]].m
+    for n, m in ((1, 1), (3, 129), (33 if LARGE[kind] else 65, 2 * rows + 22)):
+        query, reference, distances = problem(monkeypatch, kind, n, m)
+        multiplicity = 1 + torch.arange(m, dtype=torch.int32) % 3
+        multiplicity[::4] = 0
         near, far = (distances.double().quantile(q, dim=1).long() for q in (0.1, 0.4))
         near[0] = -1
-        multiplicity[::3] = 0
-        part = within.Within(query, reference, multiplicity.to(DEVICE), near.to(DEVICE), far.to(DEVICE))
+        limits = near.to(DEVICE), far.to(DEVICE)
+        part = within.Within(query, reference, multiplicity.to(DEVICE), *limits)
         opened = (distances > near[:, None]) & (distances <= far[:, None]) & (multiplicity > 0)
-        assert torch.equal(part.weights.cpu(), ((distances <= near[:, None]) * multiplicity).sum(1))
+        inside = (distances <= near[:, None]) * multiplicity
+        assert torch.equal(part.weights.cpu(), inside.sum(1))
         assert torch.equal(part.counts.cpu(), opened.sum(1))
         for at in (slice(None), slice(n // 2, None)):
             assert torch.equal(part.rows(at).cpu(), opened[at].nonzero()[:, 1])
+    assert launched == {name for name in WITHIN if WITHIN[name] == kind}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_values_of_pairs(dtype):
+def test_values_of_pairs(monkeypatch, dtype):
+    launched = watch(monkeypatch)
     rng = np.random.default_rng(0)
     for features in (1, 15, 16, 17, 100):
         x, y = rng.normal(size=(4, features)), rng.normal(size=(7, features)).astype(dtype)
@@ -94,6 +144,7 @@ def test_values_of_pairs(dtype):
         queries, rows = rng.integers(0, 4, 70), rng.integers(0, 7, 70)
         wanted = [oracle.value(x[q], y[r].astype(np.float64), "sqeuclidean") for q, r in zip(queries, rows, strict=True)]
         np.testing.assert_array_equal(squared(*on_device(x, y, queries, rows)).cpu().numpy(), wanted)
+    assert launched == {f"squared, fp{8 * y.itemsize}"}
     x[:] = 0    # denormals alone
     assert squared(*on_device(x, y, np.array([0]), np.array([0])))[0] == oracle.value(x[0], y[0].astype(np.float64), "sqeuclidean")
 
@@ -328,8 +379,8 @@ def test_nothing_that_a_graph_captures_is_read_on_the_host(monkeypatch):
                 patched.setattr(module, "is_capturing", lambda device: True)
             patched.setattr(triton_backend, "_NEAREST", 20)
             if DEVICE == "cpu":
-                patched.setattr(_mode, "_DENORMAL", np.full(1, 5e-324))    # looked at on the host, where it lies
-                patched.setattr(torch, "get_num_threads", lambda: 1)       # else it is looked at on all of them
+                # On the CPU alone torch's threads are looked at, by a tensor there.
+                patched.setattr(torch, "get_num_threads", lambda: 1)
             with pytest.raises(RuntimeError, match=r"^reference: its int8 rows are made by the first search, which cannot be captured"):
                 knn(x, train, 3, backend="triton")
             patched.setattr(_triton_slices, "is_capturing", lambda device: False)

@@ -4,7 +4,8 @@ import pytest
 import scipy.stats
 
 from biasgen.metrics.exact_copies import exact_copies, expected_exact_copies
-from biasgen.metrics.near_copies import near_copies, near_threshold
+from biasgen.metrics.near_affinity import near_threshold
+from biasgen.metrics.near_copies import near_copies
 
 
 def rows(*texts: str) -> np.ndarray:

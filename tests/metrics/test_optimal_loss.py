@@ -10,8 +10,8 @@ from biasgen.trees import trajectories
 
 GRAMMAR, SCHEDULE = TreeGrammar.random(), Schedule.linear()
 STEPS = [25, 40, 50, 60, 75, 90, 100, 150, 250, 500]
-LOSS = [0.00003, 0.0114, 0.0575, 0.159, 0.397, 0.650, 0.792, 1.284, 1.562, 1.607]     # tree.md 5.4: 4000 rows, one -log p each
-KL = {   # tree.md 5.4, standard errors of 1 to 2 % of the value
+LOSS = [0.00003, 0.0114, 0.0575, 0.159, 0.397, 0.650, 0.792, 1.284, 1.562, 1.607]     # of the authors' code: 4000 rows, one -log p each
+KL = {   # of the authors' code, standard errors of 1 to 2 % of the value
     1: [0.0003, 0.036, 0.106, 0.140, 0.113, 0.061, 0.040, 0.0058, 0.0004, 0],
     2: [0.0017, 0.104, 0.322, 0.495, 0.482, 0.341, 0.249, 0.055, 0.0041, 0],
     3: [0.0035, 0.264, 0.825, 1.326, 1.453, 1.177, 0.970, 0.300, 0.031, 0],

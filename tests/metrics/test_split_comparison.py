@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 
 from biasgen import TrainingSet, nn_auc, nn_divergence
-from biasgen.metrics import split_comparison as module
 from biasgen.metrics._sets import Pool, pool_credit
+from biasgen.metrics.comparison import Comparison
 from biasgen.metrics.divergence_curve import divergence_curve
 from biasgen.metrics.own_share import own
-from biasgen.metrics.split_comparison import SplitComparison, split_comparison
+from biasgen.metrics.split_comparison import measure, split_comparison
 from biasgen.oracle import knn as oracle
 
 
@@ -127,28 +127,23 @@ def test_twin_distance_is_that_of_the_same_noise():
     assert (result.null, result.p_value, result.n_gen, result.params["distance"]) == (None, None, 400, "hamming")
 
 
-def test_prepared_once_it_gives_the_same_numbers(monkeypatch):
+def test_prepared_once_it_gives_the_same_numbers():
     train_a, train_b, heldout = uniform(80, 2), uniform(120, 3), uniform(150, 4)
-    searched = []
-    nearest = module.nearest_distances
-    monkeypatch.setattr(module, "nearest_distances", lambda rows, *rest: searched.append(len(rows)) or nearest(rows, *rest))
-    comparison = SplitComparison(train_a, train_b, heldout, alpha=0.1)
-    assert searched == [150, 150]
+    settings = {"alpha": 0.1, "permutations": 99, "seed": 7}
+    sets = Comparison(train=train_a, twin_train=train_b, heldout=heldout, **settings)
     to = [oracle.distances(heldout, train, "hamming").min(1) for train in (train_a, train_b)]
-    assert np.array_equal(comparison.heldout_distances, to)
-    assert comparison.largest == 8
-    for seed in (0, 10):     # two checkpoints
-        del searched[:]
+    for seed in (0, 10):  # two checkpoints
         gens = {"gen_a": uniform(100, seed), "gen_b": uniform(100, seed + 1)}
-        found = comparison(**gens, permutations=99, seed=7)
-        assert searched == [100] * 4
-        for name, placebo in (("kl_own", False), ("kl_placebo", True)):
-            result = getattr(found, name)
-            pairs = comparison.pairs(result.per_sample, placebo)
-            assert divergence_curve([pairs], largest=comparison.largest, redraws=1)[0].tolist() == pytest.approx([result.value])
-        sets = gens | {"train_a": train_a, "train_b": TrainingSet(train_b, distance="hamming"), "heldout": heldout}
-        whole = split_comparison(**sets, alpha=0.1, permutations=99, seed=7)
-        assert {name: r.as_dict() for name, r in found.as_dict().items()} == {name: r.as_dict() for name, r in whole.as_dict().items()}
+        found = measure(sets.with_samples(*gens.values()))
+        for name, of_heldout in (("kl_own", to), ("kl_placebo", to[::-1])):
+            pairs = list(zip(found[name].per_sample, of_heldout, strict=True))
+            curve, _ = divergence_curve([pairs], largest=8, redraws=1)
+            assert curve.tolist() == pytest.approx([found[name].value])
+        trains = {"train_a": train_a, "train_b": TrainingSet(train_b, distance="hamming")}
+        whole = split_comparison(**gens, **trains, heldout=heldout, **settings).as_dict()
+        assert found.keys() == whole.keys()
+        for name, result in whole.items():
+            assert found[name].as_dict() == result.as_dict(), name
 
 
 def test_own_share_interval_covers_where_rows_come_in_many_copies():

@@ -17,7 +17,7 @@ RANDOM, DATA = np.random.default_rng(1).integers(0, 6, (400, 16)), GRAMMAR.sampl
     ("t0", "exact", "paper"), [(25, 0.776, 0.834), (31, 0.770, 0.778), (37, 0.7600, 0.7602)], ids=["25", "31", "37"]
 )
 def test_authors_table(t0, exact, paper):
-    """tree.md 2.5, 500 random sequences and paired noise."""
+    """Numbers of the authors' code, from 500 random sequences with paired noise."""
     ours, theirs = (uturn_overlap(denoiser, SCHEDULE, RANDOM, t0) for denoiser in (EXACT, PAPER))
     for found, golden in ((ours, exact), (theirs, paper)):
         error = found.per_sample.std() / np.sqrt(400)
@@ -49,9 +49,21 @@ def test_limits():
 
 def test_repeats_are_other_noise_of_the_same_rows():
     one, three = (uturn_overlap(EXACT, SCHEDULE, DATA[:100], 60, repeats=r) for r in (1, 3))
-    ends = np.stack([uturn(DATA[:100], EXACT, SCHEDULE, 60, Q=6, offset=100 * r) for r in range(3)])
+    ends = np.stack([uturn(DATA[:100], EXACT, SCHEDULE, 60, Q=6, offset=r << 32) for r in range(3)])
     np.testing.assert_allclose(three.per_sample, (ends == DATA[:100]).mean((0, 2)))
     assert three.per_sample.std() < one.per_sample.std()
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_row_has_its_noise_in_every_part_of_the_list(repeats):
+    """In a shorter list, and with offset= in a part of it: it does not depend on the number of rows."""
+    network = as_denoiser(lambda x, level: torch.softmax(4 * x, -1), "x0")
+    for denoiser in (EXACT, network):
+        turn = {"t0": 60, "Q": 6, "repeats": repeats, "seed": 1}
+        whole = uturn_overlap(denoiser, SCHEDULE, DATA[:12], **turn).per_sample
+        for part in (slice(0, 5), slice(5, 12), slice(3, 9)):
+            found = uturn_overlap(denoiser, SCHEDULE, DATA[part], offset=part.start, **turn)
+            np.testing.assert_array_equal(found.per_sample, whole[part])
 
 
 def test_networks_and_kinds_of_rows():
@@ -71,6 +83,9 @@ def test_networks_and_kinds_of_rows():
         (lambda: uturn_overlap(EXACT, SCHEDULE, DATA, 0), r"^t0: want a step in 1..500, got 0"),
         (lambda: uturn_overlap(EXACT, SCHEDULE, DATA, 501), r"^t0: "),
         (lambda: uturn_overlap(EXACT, SCHEDULE, DATA, 5, repeats=0), r"^repeats: "),
+        (lambda: uturn_overlap(EXACT, SCHEDULE, DATA, 5, repeats=1 << 17), r"^repeats: want 1..65536, "),
+        (lambda: uturn_overlap(EXACT, SCHEDULE, DATA, 5, offset=-1), r"^offset: want 0 or more"),
+        (lambda: uturn_overlap(EXACT, SCHEDULE, DATA, 5, offset=1 << 32), r"^offset: .* 4294967296, got"),
         (lambda: uturn_overlap(EXACT, SCHEDULE, DATA[:1], 5), r"^starts: want \(n, L\) integer tokens, n >= 2"),
         (lambda: uturn_overlap(EXACT, SCHEDULE, DATA.astype(np.float32), 5), r"^starts: "),
         (lambda: uturn_overlap(EXACT, SCHEDULE, DATA + 1, 5), r"^starts: want symbols 0..5, got 1..6"),

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from biasgen import TrainingSet, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
 from biasgen.ops import _streamed
-
-DISTANCES = {
-    "f": ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock"),
-    "u": ("sqeuclidean", "hamming", "euclidean"),
-    "i": ("hamming",),
-}
+from tests.table import taking
 
 
 @st.composite
@@ -30,7 +25,8 @@ def problems(draw):
     if dtype.kind == "f":
         rows[rng.random(rows.shape) < 0.1] *= -1
     views = draw(st.sampled_from([("identity",), ("identity", "hflip")]))
-    return rows[:6], rows[6:], draw(st.integers(1, min(size - 1, 20))), draw(st.sampled_from(DISTANCES[dtype.kind])), views
+    distance = draw(st.sampled_from(taking(dtype.name)))
+    return rows[:6], rows[6:], draw(st.integers(1, min(size - 1, 20))), distance, views
 
 
 def streamed(reference, distance, views, rows):

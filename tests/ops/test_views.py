@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from biasgen import TrainingSet, distance_histogram, knn, nearest_credit, pairwise_distances, range_count
 from biasgen.distances import DISTANCES
 from biasgen.oracle import knn as oracle
+from tests.table import taking
 
 VIEWS = ("identity", "hflip")
-FLOATS = ("sqeuclidean", "euclidean", "cosine", "correlation", "cityblock")
 
 
 @st.composite
@@ -36,7 +36,7 @@ def problems(draw, kinds=("uint8", "float32", "float64")):
     query = images(queries)
     query[::3] = reference[rng.integers(0, size, len(query[::3]))]
     query[1::3] = reference[rng.integers(0, size, len(query[1::3]))][..., ::-1]
-    distance = draw(st.sampled_from(("hamming", *FLOATS) if dtype == "uint8" else FLOATS))
+    distance = draw(st.sampled_from(taking(dtype)))
     return query.astype(dtype), reference.astype(dtype), draw(st.integers(1, min(size, 64))), distance
 
 

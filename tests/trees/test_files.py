@@ -19,7 +19,7 @@ SUFFIXES = (".json", ".safetensors")
 
 
 def authors_entries(grammar=GRAMMAR, n=20, sigma=1.0):
-    """What the authors put into their file: tree.md section 1.4."""
+    """What the authors put into their file, entry by entry."""
     leaves = np.ascontiguousarray(grammar.sample(n, seed=3).T)
     roots = np.random.default_rng(0).integers(0, grammar.q, n).astype(np.float64)
     forbidden = [tuple(row) for row in np.argwhere(grammar.transitions == 0)[:12]]

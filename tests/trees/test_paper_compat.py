@@ -15,7 +15,7 @@ EXACT, PAPER = TreeDenoiser(GRAMMAR), TreeDenoiser(GRAMMAR, compat="paper")
 
 def authors_marginals(field, M, depth, factorized=0):
     """Their belief propagation in torch: dense, over log(M + 1e-16); BP_k in its middle layer in probabilities, with 1e-16 added wherever
-    they divide or take a logarithm (tree.md 2.1, 2.2 and 2.5); here in float64."""
+    they divide or take a logarithm (docs/paper_differences.md); here in float64."""
     log_m = torch.log(torch.as_tensor(M) + 1e-16)
     inside = [torch.log_softmax(field, -1)]
     for _ in range(depth - factorized):
@@ -67,7 +67,7 @@ def test_factorized_denoisers_with_the_floor_are_theirs(t, k):
 
 
 def test_their_gamma():
-    """tree.md 3.6: 5000.16 for 4999.50 at the first level."""
+    """5000.16 for 4999.50 at the first level."""
     seen = []
 
     class Spy(TreeGrammar):
@@ -88,7 +88,7 @@ def test_their_gamma():
 
 
 def test_the_floor_moves_a_turn_from_a_random_sequence():
-    """tree.md 2.5, 500 sequences with paired noise from t = 25: overlap .834 with the floor and .776 without, 41 % and all grammatical."""
+    """500 sequences with paired noise from t = 25: overlap .834 with the floor and .776 without, 41 % and all grammatical."""
     turn = partial(sample_tokens, schedule=SCHEDULE, n=300, shape=(16, 6), steps=25, start=RANDOM, t_start=25, seed=1)
     exact, paper = (turn(denoiser).numpy() for denoiser in (EXACT, PAPER))
     for found, overlap, grammatical in ((exact, 0.776, 1.0), (paper, 0.834, 0.41)):

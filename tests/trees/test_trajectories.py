@@ -1,11 +1,13 @@
 """Samples of the exact denoiser, block by block: the rows of the plain loop, whatever the blocks and threads."""
+import contextlib
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from biasgen import Schedule, TreeDenoiser, TreeGrammar, _settings
+from biasgen import Schedule, TreeDenoiser, TreeGrammar, _settings, backends
 from biasgen.diffusion import sampler
 from biasgen.trees import trajectories
 
@@ -43,6 +45,26 @@ def test_factorized_denoisers_are_sampled_as_such():
     assert torch.equal(trajectories.sample_tokens(denoiser, SCHEDULE, 40, steps=5), plain(denoiser, 40, steps=5))
     assert trajectories.has_kernel(GRAMMAR)
     assert not trajectories.has_kernel(GRAMMAR.factorized(3))     # the kernel is the whole tree's
+
+
+@pytest.mark.parametrize("asked", [None, "cuda", "torch", "cpu"])
+def test_the_launch_is_for_whom_the_cuda_backend_serves(monkeypatch, asked):
+    """On the CPU, and where another backend was asked for, the CUDA backend is not even loaded."""
+    launched, loaded, load = [], [], backends.load
+    cuda = SimpleNamespace(tree_trajectory=lambda *_, n, **__: launched.append(n) or {"strings": torch.zeros(n, 16)})
+
+    def spy(name):
+        loaded.append(name)
+        return (cuda, None) if name == "cuda" else load(name)
+
+    monkeypatch.setattr(backends, "load", spy)
+    if asked != "cuda":
+        trajectories.sample_tokens(GRAMMAR, SCHEDULE, 2, steps=2)
+        assert "cuda" not in loaded
+    monkeypatch.setenv("BIASGEN_BACKEND", asked or "")
+    with contextlib.suppress(ValueError, RuntimeError, AssertionError):     # no GPU here, or the cpu backend refuses
+        trajectories.sample_tokens(GRAMMAR, SCHEDULE, 2, steps=2, device="cuda")
+    assert bool(launched) == ("cuda" in loaded) == (asked in (None, "cuda"))
 
 
 def test_no_more_than_a_block_is_ever_in_work(monkeypatch):

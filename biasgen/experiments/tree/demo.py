@@ -70,8 +70,21 @@ def run(
     on_step: Callable[[int, int], None] = lambda step, steps: None,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> str:
-    """Train, measure, write `record` line by line, return the verdict. An interrupt ends the training; what was measured stands."""
-    size = SCALES[scale]
+    """Train, measure, write `record` line by line, return the verdict. An interrupt ends the
+    training; what was measured stands. All of it on the CPU."""
+    with torch.device("cpu"):  # wherever the caller's torch makes tensors by default
+        return _run(SCALES[scale], scale, seed, control, record, on_step, on_record)
+
+
+def _run(
+    size: Scale,
+    scale: str,
+    seed: int,
+    control: str | None,
+    record: Path,
+    on_step: Callable[[int, int], None],
+    on_record: Callable[[Record], None],
+) -> str:
     grammar, schedule = TreeGrammar.random(), Schedule.linear()
     data = grammar.sample(2 * size.rows + size.heldout, seed=seed)
     rows_a, rows_b, heldout = np.split(data, [size.rows, 2 * size.rows])
