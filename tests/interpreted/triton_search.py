@@ -41,6 +41,12 @@ def assert_search_equals_oracle(query, reference, distance, ks=(1, 5)):
     np.testing.assert_array_equal(credit.weights.cpu().numpy(), oracle.nearest_credit(query, reference, distance))
 
 
+def sliced(codes, two):
+    high = (codes + 128) >> 8 if two else codes
+    low = _tile.padded((codes - 256 * high).to(torch.int8)) if two else None
+    return _tile.Slices(_tile.padded(high.to(torch.int8)), low, codes.square().sum(1))
+
+
 # What rows the kernels are compiled for, as ahead_of_time names it: features, two slices, tokens,
 # and the depth that is patched so that few features reach it.
 KINDS = {
@@ -89,7 +95,7 @@ def problem(monkeypatch, kind, n, m):
         ]
         return *made, 2 * (x[:, None] != y).sum(-1)
     distances = (x[:, None] - y).square().sum(-1)
-    return *(_triton_check._sliced(rows.to(DEVICE), two) for rows in (x, y)), distances
+    return *(sliced(rows.to(DEVICE), two) for rows in (x, y)), distances
 
 
 @pytest.mark.parametrize("name", NEAREST)
@@ -333,8 +339,23 @@ def test_views_and_tokens_of_two_widths():
     assert found.tolist() == [1] * 6
 
 
-def test_the_self_test_finds_a_wrong_kernel(monkeypatch):
+def test_the_self_test_launches_every_kind(monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(_tile, "_DEPTH", 192)  # 32 768 take the interpreter half a minute
+    launched = watch(monkeypatch)
     _triton_check.check.__wrapped__(torch.device(DEVICE))
+    kinds = {(verb.split()[0], kind) for verb, kind in map(parts_of, launched)}
+    every = {(verb, kind) for verb in ("nearest", "count", "list") for kind in KINDS}
+    assert kinds == every | {("squared", "")}
+
+
+def parts_of(name):
+    """("nearest 1", "int8, D <= 128") of "nearest 1, int8, D <= 128, 64 x 128"."""
+    verb, *kind = name.split(", ")
+    return verb, ", ".join(kind[:-1])
+
+
+def test_the_self_test_finds_a_wrong_kernel(monkeypatch):
     right = {"nearest": nearest.nearest, "Within": within.Within, "squared": squared}
 
     class Wrong(within.Within):
