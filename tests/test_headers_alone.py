@@ -1,4 +1,5 @@
 """csrc/tests/headers_alone.py, which CI runs on every header: it finds one that leans on others."""
+
 import importlib.util
 import shutil
 from pathlib import Path
@@ -20,7 +21,9 @@ def checker():
 
 def test_a_header_that_leans_on_another_is_found(checker, tmp_path):
     (tmp_path / "sizes.h").write_text("#pragma once\nusing Size = long;\n")
-    (tmp_path / "alone.h").write_text('#pragma once\n#include "sizes.h"\ninline Size one() { return 1; }\n')
+    (tmp_path / "alone.h").write_text(
+        '#pragma once\n#include "sizes.h"\ninline Size one() { return 1; }\n'
+    )
     (tmp_path / "leaning.h").write_text("#pragma once\ninline Size two() { return 2; }\n")
     assert checker.first_error(tmp_path, "alone.h", []) is None
     assert "Size" in checker.first_error(tmp_path, "leaning.h", [])
@@ -33,6 +36,8 @@ def test_the_header_that_leaned_on_others(checker):
 
 
 def test_every_kind_of_header_has_its_flags(checker):
-    assert any("host_shim" in flag for flag in checker.variants("cuda/paper_tree.h")["on the host shim"])
+    assert any(
+        "host_shim" in flag for flag in checker.variants("cuda/paper_tree.h")["on the host shim"]
+    )
     assert checker.variants("cpu/knn.h") == {"": []}
     assert "-DBIASGEN_ISA=baseline" in checker.variants("cpu/knn-inl.h")["for baseline"]

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "core/tree_exp.h"
+#include "cpu/tree_draw-inl.h"
 #include "cpu/tree_messages-inl.h"
 
 namespace biasgen {
