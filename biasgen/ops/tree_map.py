@@ -29,5 +29,7 @@ def tree_map(
     """
     evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, 1.0)
     dtype = dtype_name(evidence, "log_field")
-    _, module = choose("tree_map", device=evidence.device, dtype=dtype, backend=backend, case=(tree, "leaves"))
+    _, module = choose(
+        "tree_map", device=evidence.device, dtype=dtype, backend=backend, case=(tree, "leaves")
+    )
     return tuple(as_given(module.tree_map(batch_of(evidence), tree), evidence, log_field, tokens))
