@@ -13,6 +13,12 @@ PEAK_GATE, HAMMING_PEAK_GATE, TOP_16_GATE = 0.80, 0.6, 1 / 1.05
 FLOAT_GATES = {"image-like": 2.5, "iid normal": 0.8}
 TORCH_GATES = {"uint8": 8.0, "image-like": 2.0, "iid normal": 1.1}  # 0.7 of what was measured first
 COSINE_GATES = {"image-like": 1.7, "iid normal": 2.5}  # 0.7 of what was measured first
+PAIR_GATES = {  # a third of what was measured first, with AVX2
+    ("cityblock", "uint8"): 19.0,
+    ("cityblock", "image-like"): 6.7,
+    ("chebyshev", "uint8"): 18.0,
+    ("chebyshev", "image-like"): 20.0,
+}
 
 
 @pytest.mark.parametrize("baseline", ["NumPy loop", "faiss"])
@@ -185,6 +191,28 @@ def test_torch_backend(smoke, data):
     print(f"\n{result}")
     np.testing.assert_array_equal(train.knn(query, backend="torch").indices[:few, 0], (y_y - 2 * (x @ y.T)).min(1).indices)
     assert smoke or result.ratio >= TORCH_GATES[data]
+
+
+@pytest.mark.parametrize(("distance", "data"), PAIR_GATES)
+def test_pair_by_pair(smoke, distance, data):
+    """Against all distances by torch.cdist in float64, which is exact but for the last bits."""
+    n, m, D, few = (20, 200, 64, 20) if smoke else (1000, 4000, 3072, 16)
+    rng, shape = np.random.default_rng(0), (n + m, D)
+    rows = rng.integers(0, 256, shape, np.uint8) if data == "uint8" else _float_rows(data, *shape)
+    query, reference = np.split(rows, [n])
+    train = biasgen.TrainingSet(reference, distance)
+    x, y = (torch.from_numpy(part).double() for part in (query[:few], reference))
+    norm = {"cityblock": 1, "chebyshev": torch.inf}[distance]
+    name = f"{distance} of {data} rows, top-1, {n} x {m}, D={D}, pairs"
+    result = harness.compare(
+        harness.Side(name, lambda: train.knn(query), n * m),
+        harness.Side("torch.cdist float64, min", lambda: torch.cdist(x, y, norm).min(1), few * m),
+        smoke=smoke,
+    )
+    print(f"\n{result}")
+    nearest = torch.cdist(x, y, norm).min(1).values
+    np.testing.assert_allclose(train.knn(query[:few]).distances[:, 0], nearest, rtol=1e-12)
+    assert smoke or result.ratio >= PAIR_GATES[distance, data]
 
 
 def _float_rows(data, rows, D):

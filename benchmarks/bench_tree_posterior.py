@@ -27,7 +27,7 @@ def test_the_paper_s_grammar(smoke, benchmark, t):
     grammar = biasgen.TreeGrammar.random()
     field = noised(grammar, B, t)
     transitions = torch.from_numpy(grammar.transitions).float()
-    rules, weights = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights)
+    rules, weights = grammar.tree.rules, grammar.tree.weights
     sides = {
         "linear domain": (partial(baselines.linear_posterior, transitions), B // 8, LINEAR_GATE),
         "log domain, sparse": (partial(baselines.sparse_log_posterior, rules, weights), B // 32, 0),

@@ -5,6 +5,7 @@ On a GPU gpu/trees.py runs the checks, on the host shim tests/test_cuda_trees.py
 A check raises AssertionError where a promise is broken. kernels: tree_kernels.TreeKernels; device: where its tensors lie.
 """
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,8 +30,15 @@ SHAPES = ((1, 1, 1), (1, 3, 3), (2, 5, 4), (3, 6, 5), (5, 7, 6), (7, 6, 4), (10,
 
 
 def posterior(kernels, grammar: TreeGrammar, log_field: np.ndarray, device: str = "cpu") -> TreePosterior:
-    field, rules, weights = (torch.from_numpy(np.ascontiguousarray(part)) for part in (log_field, grammar.rules, grammar.weights))
-    return TreePosterior(*(part.cpu().numpy() for part in _cuda_trees.tree_posterior(kernels, field.to(device), rules, weights)))
+    field = torch.from_numpy(np.ascontiguousarray(log_field)).to(device)
+    return on_host(_cuda_trees.tree_posterior(kernels, field, grammar.tree))
+
+
+def on_host(found: TreePosterior) -> TreePosterior:
+    """Marginals of the leaves, log_z and impossible as arrays."""
+    return TreePosterior(
+        *(part.cpu().numpy() for part in (found.marginals, found.log_z, found.impossible))
+    )
 
 
 def check_paper_tree(kernels, device: str, B: int, grammar: TreeGrammar | None = None) -> None:
@@ -86,8 +94,16 @@ def check_steps(kernels, device: str, n: int = 9, t_start: int = 500, steps: int
         found = {}
         for name, given in (("counter", None), ("buffer", noise[None].to(device))):
             found[name] = _cuda_trees.tree_trajectory(
-                kernels, grammar.rules, grammar.weights, level[None].copy(), n=n, device=torch.device(device), seed=7, offset=3,
-                x=x.to(device), noise=given, outputs=("end", "strings", "x0_hat", "score", "log_density"),
+                kernels,
+                grammar.tree,
+                level[None].copy(),
+                n=n,
+                device=torch.device(device),
+                seed=7,
+                offset=3,
+                x=x.to(device),
+                noise=given,
+                outputs=("end", "strings", "x0_hat", "score", "log_density"),
             )
         got = {name: value.cpu() for name, value in found["buffer"].items()}
         x0_hat, log_density = denoiser.posterior(x, schedule.at(t))
@@ -110,7 +126,9 @@ def check_trajectories(kernels, device: str, n: int, steps: int) -> None:
         buffer = torch.from_numpy(np.stack(noise)).reshape(steps, n, 16, 6).to(device)
         begin |= {"n": n, "device": torch.device(device), "seed": 2**40 + 3, "offset": 2**33}
         found, read = (
-            _cuda_trees.tree_trajectory(kernels, grammar.rules, grammar.weights, levels, noise=given, **begin)["strings"]
+            _cuda_trees.tree_trajectory(kernels, grammar.tree, levels, noise=given, **begin)[
+                "strings"
+            ]
             for given in (None, buffer)
         )
         assert int((found != read).any(1).sum()) <= n // 100, "strings: noise from a buffer leads elsewhere"
@@ -124,10 +142,10 @@ def check_trajectories(kernels, device: str, n: int, steps: int) -> None:
 def check_samples(kernels, device: str, n: int = 70) -> None:
     """Data equal to TreeGrammar.sample, also where a parent's weights fall short of 1 and its last rule takes the rest."""
     paper = TreeGrammar.random()
-    short = TreeGrammar(6, 4, paper.rules, paper.weights / 2)
+    short = TreeGrammar.of_tree(replace(paper.tree, weights=paper.tree.weights / 2))
     for grammar in (paper, short, TreeGrammar.random(q=5, depth=1, q_eff=1), TreeGrammar.random(q=64, depth=7, q_eff=9)):
         found = _cuda_trees.tree_sample(
-            kernels, grammar.q, grammar.depth, grammar.rules, grammar.weights, n, device=torch.device(device), seed=2**40 + 7, offset=2**33
+            kernels, grammar.tree, n, device=torch.device(device), seed=2**40 + 7, offset=2**33
         )
         np.testing.assert_array_equal(found.cpu(), grammar.sample(n, seed=2**40 + 7, offset=2**33))
 
@@ -138,8 +156,8 @@ def check_draws(kernels, device: str, n: int = 5) -> None:
         log_field = random_field(grammar, 3)
         numbers = [philox.uniforms(5, n=3, count=grammar.length, step=k, purpose=philox.POSTERIOR) for k in range(n)]
         expected, margins = oracle.draw_strings(log_field, grammar.rules, grammar.weights, np.stack(numbers, 1))
-        field, rules, weights = (torch.from_numpy(part) for part in (log_field, grammar.rules, grammar.weights))
-        found = _cuda_trees.tree_posterior_sample(kernels, field.to(device), rules, weights, n, 5).cpu().numpy()
+        field = torch.from_numpy(log_field).to(device)
+        found = _cuda_trees.tree_posterior_sample(kernels, field, grammar.tree, n, 5).cpu().numpy()
         assert found.shape == expected.shape
         clear = margins > 1e-5
         assert clear.mean() > 0.5
@@ -165,29 +183,43 @@ def check_refusals(kernels, device: str) -> None:
         field[30, :, 0], field[30, :, 1] = 0.0, -1e300
         field[33, 0, :2] = 0.0, -(2.0**30) * np.log(2)
         field[35, 0, :2] = 0.0, -(2.0**29)
-        arguments = [torch.from_numpy(part) for part in (field, grammar.rules, grammar.weights)]
-        arguments[0] = arguments[0].to(device)
+        field = torch.from_numpy(field).to(device)
         for bad in (17, 20, 30, 33):
             message = ""
             try:
-                _cuda_trees.tree_posterior(kernels, *arguments)
+                _cuda_trees.tree_posterior(kernels, field, grammar.tree)
             except ValueError as error:
                 message = str(error)
             assert message.startswith("log_field: want"), f"sample {bad} was not refused"
             assert f"in sample {bad}" in message, message
-            arguments[0][bad] = 0.0
-        found = TreePosterior(*(part.cpu().numpy() for part in _cuda_trees.tree_posterior(kernels, *arguments)))
-        assert_posterior_close(found, oracle.tree_posterior(arguments[0].cpu().numpy(), grammar.rules, grammar.weights))
+            field[bad] = 0.0
+        found = on_host(_cuda_trees.tree_posterior(kernels, field, grammar.tree))
+        assert_posterior_close(
+            found, oracle.tree_posterior(field.cpu().numpy(), grammar.rules, grammar.weights)
+        )
 
 
 def check_normals(kernels, device: str, n: int = 600) -> None:
     """Start noise within 4 ulp of ops/philox.py. At level (0, -1) the score is the start itself."""
     grammar, level = TreeGrammar.random(), np.zeros(1, _cuda_trees.LEVEL)
     level["one_over_variance"] = -1
-    found = _cuda_trees.tree_trajectory(
-        kernels, grammar.rules, grammar.weights, level, n=n, device=torch.device(device), seed=2**63 + 5, offset=2**40 - 9,
-        start=(0.0, 1.0, 2**32 - 1, philox.FORWARD), outputs=("score",),
-    )["score"].cpu().numpy().reshape(n, 96).astype(np.float32)
+    found = (
+        _cuda_trees.tree_trajectory(
+            kernels,
+            grammar.tree,
+            level,
+            n=n,
+            device=torch.device(device),
+            seed=2**63 + 5,
+            offset=2**40 - 9,
+            start=(0.0, 1.0, 2**32 - 1, philox.FORWARD),
+            outputs=("score",),
+        )["score"]
+        .cpu()
+        .numpy()
+        .reshape(n, 96)
+        .astype(np.float32)
+    )
     expected = philox.normals(2**63 + 5, n=n, count=96, offset=2**40 - 9, step=2**32 - 1, purpose=philox.FORWARD)
     np.testing.assert_array_max_ulp(found, expected, 4)
 
@@ -196,10 +228,10 @@ def check_large_batch(kernels, device: str, B: int) -> None:
     """A batch that fills any device: every sample has the bits that it has in a batch of 64."""
     for grammar, size in ((TreeGrammar.random(), B // 64), (random_grammar(0, 5, 7, 6), B // 256)):
         field = torch.from_numpy(random_field(grammar, 64, "float32")).to(device)
-        rules, weights = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights)
-        alone = _cuda_trees.tree_posterior(kernels, field, rules, weights)
-        found = _cuda_trees.tree_posterior(kernels, field.repeat(size, 1, 1), rules, weights)
-        for part, wanted in zip(found, alone, strict=True):
+        alone = _cuda_trees.tree_posterior(kernels, field, grammar.tree)
+        found = _cuda_trees.tree_posterior(kernels, field.repeat(size, 1, 1), grammar.tree)
+        for name in ("marginals", "log_z", "impossible"):
+            part, wanted = getattr(found, name), getattr(alone, name)
             assert (part.unflatten(0, (size, 64)) == wanted).all(), "bits depend on the batch"
 
 

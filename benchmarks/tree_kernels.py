@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import numpy as np
+from biasgen.ops.tree import Arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [f"{ROOT}/csrc/cuda/{name}.cu" for name in ("tree_posterior", "any_tree", "tree_trajectory", "tree_sample")]
@@ -60,16 +60,30 @@ class TreeKernels:
         """Order of the threads on the host shim: 0 forward, 1 reversed, from 2 on shuffled with this seed."""
         self._library.set_fibre_order(order)
 
-    def tree_posterior_scratch(self, B: int, L: int, Q: int, rules: np.ndarray, weights: np.ndarray, strings: int) -> int:
-        call = PosteriorCall(B, L, Q, len(rules), rules=rules.ctypes.data, weights=weights.ctypes.data, strings=strings)
+    def tree_posterior_scratch(self, B: int, L: int, Q: int, grammar: Arrays, strings: int) -> int:
+        rules, weights = grammar.rules.ctypes.data, grammar.weights.ctypes.data
+        call = PosteriorCall(
+            B, L, Q, len(grammar.rules), rules=rules, weights=weights, strings=strings
+        )
         return self._library.tree_posterior_scratch(ctypes.byref(call))
 
-    def tree_posterior(self, B, L, Q, rules, weights, rule_lists, log_field, double_field, *others) -> None:
-        head = B, L, Q, len(rules), double_field, log_field, rules.ctypes.data, weights.ctypes.data, rule_lists
+    def tree_posterior(
+        self, B, L, Q, grammar, rule_lists, log_field, double_field, *others
+    ) -> None:
+        rules, weights = grammar.rules.ctypes.data, grammar.weights.ctypes.data
+        head = B, L, Q, len(grammar.rules), double_field, log_field, rules, weights, rule_lists
         self._launch("launch_tree_posterior", PosteriorCall(*head, *others))
 
-    def tree_trajectory(self, B, steps, seed, offset, rules, weights, *others) -> None:
-        head = B, len(rules), steps, seed, offset, rules.ctypes.data, weights.ctypes.data
+    def tree_trajectory(self, B, steps, seed, offset, grammar, *others) -> None:
+        head = (
+            B,
+            len(grammar.rules),
+            steps,
+            seed,
+            offset,
+            grammar.rules.ctypes.data,
+            grammar.weights.ctypes.data,
+        )
         self._launch("launch_tree_trajectory", TrajectoryCall(*head, *others))
 
     def tree_sample(self, *call) -> None:

@@ -1,7 +1,7 @@
 """What ops and metrics return: frozen dataclasses with units. Standard library only."""
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 SCHEMA = 1
 """Of the records and reports that are written as JSON."""
@@ -35,14 +35,57 @@ class Credit:
 
 @dataclass(frozen=True)
 class TreePosterior:
-    """marginals (B, L, Q) float32, rows sum to 1; log_z (B,) float64 in nats; impossible (B,) bool: evidence that the grammar forbids
-    (then log_z is -inf and the marginals are zero). On demand marginals are None, or a list of one table for each level, and rule_marginals
-    such a list of (B, nodes, rules): the probability that a node was expanded by a rule, that is of its symbol and its children's."""
+    """marginals (B, L, Q) float32, rows sum to 1; log_z (B,) float64 in nats; impossible (B,) bool:
+    evidence that the grammar forbids (then log_z is -inf and the marginals are zero). On demand
+    marginals are None, or a list of one table for each level, and rule_marginals such a list of
+    (B, nodes, rules): the probability that a node was expanded by a rule, that is of its symbol and its
+    children's.
+
+    A backend gives the same with each list as one table, (B, numbers), level by level, and None for
+    what was not asked for: see `flat`."""
 
     marginals: Any
     log_z: Any
     impossible: Any
     rule_marginals: Any = None
+
+    LEVELS: ClassVar = (None, "leaves", "all", "rules")
+    """What can be asked for, each with what comes before it."""
+
+    @classmethod
+    def of(cls, tables: dict[str, Any]) -> "TreePosterior":
+        """The result with these fields, None for those that were not asked for."""
+        return cls(**{"marginals": None} | tables)
+
+    @classmethod
+    def layout(cls, tree: Any, levels: str | None) -> dict[str, tuple[str, Any]]:
+        """{field: (element type, shape of one sample's part)} of what `levels` asks for; instead of
+        one shape a list of one for each level, None for a level without. tree:
+        biasgen.ops.tree.Tree."""
+        symbols = [(n, tree.Q) if n else None for n in tree.nodes]
+        parts: dict[str, tuple[str, Any]] = {"log_z": ("float64", ()), "impossible": ("bool", ())}
+        if levels is not None:
+            parts["marginals"] = "float32", symbols[-1] if levels == "leaves" else symbols
+        if levels == "rules":
+            counts = zip(tree.nodes, tree.rule_counts, strict=False)  # the leaves have no rules
+            expanded = [(n, count) if count else None for n, count in counts]
+            parts["rule_marginals"] = "float32", expanded
+        return parts
+
+    @classmethod
+    def flat(cls, tree: Any, levels: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The same as backends give it: a list of shapes becomes (numbers,), those of all
+        levels."""
+        found = {}
+        for name, (dtype, shape) in cls.layout(tree, levels).items():
+            one = (sum(map(numbers_of, shape)),) if isinstance(shape, list) else shape
+            found[name] = dtype, one
+        return found
+
+
+def numbers_of(shape: tuple[int, ...] | None) -> int:
+    """How many numbers a table of this shape has; None: there is none."""
+    return 0 if shape is None else math.prod(shape)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from biasgen import backends
 from biasgen.ops.knn import knn
 from biasgen.ops.nearest_credit import nearest_credit
+from biasgen.ops.tree import Tree
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.oracle import knn as oracle
 from biasgen.oracle import tree_posterior as tree_oracle
@@ -185,9 +186,10 @@ def test_tree_posterior(implementation, depth, symbols, per_parent, dtype):
     pairs = rng.permutation(symbols**2)[: symbols * per_parent]
     rules = np.stack([np.repeat(np.arange(symbols), per_parent), *np.divmod(pairs, symbols)], 1).astype(np.int16)
     weights = rng.dirichlet(np.ones(per_parent), symbols).ravel()
+    tree = Tree.checked(symbols, depth, rules, weights)
     for size in (1, 2, 3, 5, 15, 16, 33):
         field = rng.choice([0.1, 3, 1e3], (size, 1, 1)) * rng.standard_normal((size, 2**depth, symbols))
         field[rng.random(field.shape) < 0.03] = -np.inf
         field = field.astype(dtype)
-        found = tree_posterior(field, rules, weights, backend=implementation)
+        found = tree_posterior(field, tree, backend=implementation)
         assert_posterior_close(found, tree_oracle.tree_posterior(field, rules, weights))

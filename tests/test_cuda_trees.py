@@ -15,9 +15,7 @@ from biasgen import _settings, backends
 from biasgen.backends import _cuda_trees, cuda_backend
 from biasgen.diffusion import sampler
 from biasgen.diffusion.schedule import Schedule
-from biasgen.ops._trees import checked_tree
 from biasgen.ops.tree_posterior import tree_posterior
-from biasgen.results import TreePosterior
 from biasgen.testing import assert_posterior_close
 from biasgen.trees import trajectories
 from biasgen.trees.denoiser import TreeDenoiser
@@ -122,7 +120,7 @@ def test_the_papers_kernel_takes_any_weights_and_fewer_rules_in_any_order(kernel
     weights /= weights.sum(1, keepdims=True)
     few = TreeGrammar(6, 4, PAPER.rules[order], weights.ravel()[order])
     tree_checks.check_paper_tree(kernels, "cpu", 8, few)
-    assert kernels.tree_posterior_scratch(8, 16, 6, few.rules, few.weights, 0) == 0
+    assert kernels.tree_posterior_scratch(8, 16, 6, few.tree.arrays, 0) == 0
 
 
 def test_another_grammar_of_the_papers_shape_takes_the_other_kernel(kernels):
@@ -133,50 +131,55 @@ def test_another_grammar_of_the_papers_shape_takes_the_other_kernel(kernels):
 
 def test_field_at_an_odd_address(kernels):
     storage = torch.randn(1 + 96 * 3, generator=torch.Generator().manual_seed(0))
-    rules, weights = torch.from_numpy(PAPER.rules), torch.from_numpy(PAPER.weights)
     shifted = storage[1:].reshape(3, 16, 6)
-    for got, want in zip(*(_cuda_trees.tree_posterior(kernels, f, rules, weights) for f in (shifted, shifted.clone())), strict=True):
-        assert torch.equal(got, want)
+    got, want = (
+        _cuda_trees.tree_posterior(kernels, f, PAPER.tree) for f in (shifted, shifted.clone())
+    )
+    for part in ("marginals", "log_z", "impossible"):
+        assert torch.equal(getattr(got, part), getattr(want, part))
 
 
 def test_no_rows(kernels):
     for grammar in (PAPER, tree_checks.random_grammar(0, 3, 5, 4)):
         none = np.zeros((0, grammar.length, grammar.q))
         assert tree_checks.posterior(kernels, grammar, none).marginals.shape == none.shape
-    assert _cuda_trees.tree_sample(kernels, 6, 4, PAPER.rules, PAPER.weights, 0, device=CPU).shape == (0, 16)
+    assert _cuda_trees.tree_sample(kernels, PAPER.tree, 0, device=CPU).shape == (0, 16)
 
 
 def test_scratch_is_bounded(kernels):
-    rules, weights = PAPER.rules, PAPER.weights
-    assert kernels.tree_posterior_scratch(10**6, 16, 9, rules, weights, 0) == 0
-    deep = kernels.tree_posterior_scratch(10**9, 1024, 64, rules, weights, 0)
+    arrays = PAPER.tree.arrays
+    assert kernels.tree_posterior_scratch(10**6, 16, 9, arrays, 0) == 0
+    deep = kernels.tree_posterior_scratch(10**9, 1024, 64, arrays, 0)
     assert 2**29 < deep <= 2**30
-    assert kernels.tree_posterior_scratch(1, 1024, 64, rules, weights, 0) == ((3 * 1024 - 2) * 64 + 1) * 8 + 1024 * 24
+    assert (
+        kernels.tree_posterior_scratch(1, 1024, 64, arrays, 0)
+        == ((3 * 1024 - 2) * 64 + 1) * 8 + 1024 * 24
+    )
 
 
 def test_launches_refuse_what_they_cannot_do(kernels):
     grammar = tree_checks.random_grammar(0, 3, 5, 4)
     for L, Q in ((3, 5), (2048, 5), (8, 65), (8, 0)):
         with pytest.raises(RuntimeError, match=r"^log_field: want L = 2, 4, ... 1024 leaves and Q"):
-            kernels.tree_posterior(1, L, Q, grammar.rules, grammar.weights, 0, 0, False, *[0] * 9)
+            kernels.tree_posterior(1, L, Q, grammar.tree.arrays, 0, 0, False, *[0] * 9)
     with pytest.raises(RuntimeError, match=r"^log_field: want a 16-byte aligned pointer"):
-        kernels.tree_posterior(1, 8, 5, grammar.rules, grammar.weights, 0, 8, False, *[0] * 9)
+        kernels.tree_posterior(1, 8, 5, grammar.tree.arrays, 0, 8, False, *[0] * 9)
     level = np.zeros(1, _cuda_trees.LEVEL)
     with pytest.raises(RuntimeError, match=r"^rules: only those of TreeGrammar.random"):
-        _cuda_trees.tree_trajectory(kernels, grammar.rules, grammar.weights, level, n=1, device=CPU)
+        _cuda_trees.tree_trajectory(kernels, grammar.tree, level, n=1, device=CPU)
     with pytest.raises(ValueError, match=r"^levels: want at least one step"):
-        _cuda_trees.tree_trajectory(kernels, PAPER.rules, PAPER.weights, level[:0], n=1, device=CPU)
+        _cuda_trees.tree_trajectory(kernels, PAPER.tree, level[:0], n=1, device=CPU)
     x = torch.zeros(3, 16, 6)
     x[2, 5, 1] = torch.nan
     level["gamma"], level["c0"] = 1.0, 1.0
     with pytest.raises(ValueError, match=r"^x: want finite numbers .* not so in sample 2"):
-        _cuda_trees.tree_trajectory(kernels, PAPER.rules, PAPER.weights, level, n=3, device=CPU, x=x)
+        _cuda_trees.tree_trajectory(kernels, PAPER.tree, level, n=3, device=CPU, x=x)
 
 
 def test_impossible_evidence_draws_no_string(kernels):
     field = torch.zeros(3, 16, 6)
     field[1] = torch.where(torch.arange(6) == 0, 0.0, -torch.inf)   # (0, 0) has no parent
-    drawn = _cuda_trees.tree_posterior_sample(kernels, field, torch.from_numpy(PAPER.rules), torch.from_numpy(PAPER.weights), 4, 0)
+    drawn = _cuda_trees.tree_posterior_sample(kernels, field, PAPER.tree, 4, 0)
     assert (drawn[1] == -1).all()
     assert PAPER.is_grammatical(drawn[[0, 2]].reshape(-1, 16)).all()
 
@@ -184,18 +187,21 @@ def test_impossible_evidence_draws_no_string(kernels):
 def test_while_a_stream_is_captured_nothing_is_read_back(kernels, monkeypatch):
     field = torch.zeros(3, 16, 6)
     field[1, 2, 3] = torch.nan
-    rules, weights = torch.from_numpy(PAPER.rules), torch.from_numpy(PAPER.weights)
     with pytest.raises(ValueError, match="in sample 1, leaf 2"):
-        _cuda_trees.tree_posterior(kernels, field, rules, weights)
+        _cuda_trees.tree_posterior(kernels, field, PAPER.tree)
     with pytest.raises(AssertionError, match="_local_scalar_dense waits for the device"), NoHostReads():
-        _cuda_trees.tree_posterior(kernels, field, rules, weights)
+        _cuda_trees.tree_posterior(kernels, field, PAPER.tree)
     monkeypatch.setattr(_cuda_trees, "is_capturing", lambda device: True)
     with NoHostReads():
-        marginals, log_z, impossible = _cuda_trees.tree_posterior(kernels, field, rules, weights)
-    assert marginals.isnan().all((1, 2)).tolist() == log_z.isnan().tolist() == [False, True, False]
-    assert not impossible.any()
+        found = _cuda_trees.tree_posterior(kernels, field, PAPER.tree)
+    assert (
+        found.marginals.isnan().all((1, 2)).tolist()
+        == found.log_z.isnan().tolist()
+        == [False, True, False]
+    )
+    assert not found.impossible.any()
     with pytest.raises(RuntimeError, match=r"^backend: cuda copies a grammar .* call once before"):
-        _cuda_trees.tree_posterior(kernels, field, rules, weights.flip(0).contiguous())
+        _cuda_trees.tree_posterior(kernels, field, TreeGrammar.random(seed=99).tree)
 
 
 def test_a_graph_can_capture_what_a_user_calls(kernels, monkeypatch):
@@ -206,12 +212,12 @@ def test_a_graph_can_capture_what_a_user_calls(kernels, monkeypatch):
     for module in (op, _cuda_trees):
         monkeypatch.setattr(module, "is_capturing", lambda device: True)
     with pytest.raises(ValueError, match=r"^log_field: only the cuda backend runs while a CUDA graph is captured, got torch, which"):
-        tree_posterior(field, PAPER.rules, PAPER.weights, backend="torch")
+        tree_posterior(field, PAPER.tree, backend="torch")
     monkeypatch.setattr(cuda_backend, "_cuda", kernels)
     monkeypatch.setattr(op, "choose", lambda *_, **__: ("cuda", cuda_backend))
     with NoHostReads():
         got = PAPER.posterior(field)
-    assert_posterior_close(TreePosterior(*(part.numpy() for part in (got.marginals, got.log_z, got.impossible))), want)
+    assert_posterior_close(tree_checks.on_host(got), want)
 
 
 def test_what_a_graph_reads_outlives_the_cache(monkeypatch):
@@ -236,16 +242,17 @@ def test_the_backend_has_the_op_and_refuses_without_a_device(kernels, monkeypatc
     assert set(cuda_backend.OPS["tree_posterior"]["dtypes"]) == {"float32", "float64"}
     if backends.load("cuda")[0] is None:
         with pytest.raises(ValueError, match=r"^backend: none can run tree_posterior here; cuda: "):
-            tree_posterior(np.zeros((16, 6)), PAPER.rules, PAPER.weights, backend="cuda")
+            tree_posterior(np.zeros((16, 6)), PAPER.tree, backend="cuda")
     monkeypatch.setattr(cuda_backend, "_cuda", kernels)
-    field, tree = torch.zeros(1, 16, 6), checked_tree(6, 4, PAPER.rules, PAPER.weights)
-    _, log_z, _, _ = cuda_backend.tree_posterior(field, tree, "leaves")
-    assert abs(float(log_z[0])) < 1e-6
+    field, tree = torch.zeros(1, 16, 6), PAPER.tree
+    assert abs(float(cuda_backend.tree_posterior(field, tree, "leaves").log_z[0])) < 1e-6
     assert torch.equal(
         cuda_backend.tree_posterior_sample(field, tree, 3, 1, None),
-        _cuda_trees.tree_posterior_sample(kernels, field, tree.rules, tree.weights, 3, 1)
+        _cuda_trees.tree_posterior_sample(kernels, field, tree, 3, 1)
     )
-    assert np.array_equal(cuda_backend.tree_sample(6, 4, PAPER.rules, PAPER.weights, 5, device=CPU, seed=2), PAPER.sample(5, seed=2))
+    assert np.array_equal(
+        cuda_backend.tree_sample(tree, 5, device=CPU, seed=2), PAPER.sample(5, seed=2)
+    )
 
 
 class OnTheShim:
@@ -254,10 +261,10 @@ class OnTheShim:
     def __init__(self, kernels):
         self.kernels, self.calls = kernels, 0
 
-    def tree_trajectory(self, *grammar_and_levels, device, **arguments):
+    def tree_trajectory(self, tree, levels, *, device, **arguments):
         self.calls += 1
         assert device.type == "cuda"
-        return _cuda_trees.tree_trajectory(self.kernels, *grammar_and_levels, device=CPU, **arguments)
+        return _cuda_trees.tree_trajectory(self.kernels, tree, levels, device=CPU, **arguments)
 
 
 def test_sample_tokens_takes_the_kernel_where_it_can(kernels, monkeypatch):

@@ -30,6 +30,20 @@ def test_what_a_quick_sum_gets_wrong(monkeypatch, level, distance):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_pair_that_is_as_far_as_the_limit_halfway(monkeypatch, level, distance):
+    """It is no tie: what follows counts, too."""
+    monkeypatch.setenv("BIASGEN_CPU_ISA", level)
+    reference = np.zeros((3, 9000), np.uint8)
+    reference[:, 0], reference[1, -1], reference[2, 4100] = 1, 5, 2
+    found = knn(reference[:1] * 0, reference, 3, distance=distance, backend="cpu")
+    distances, indices, tie_counts = oracle.knn(reference[:1] * 0, reference, 3, distance)
+    assert found.distances.tolist() == distances.tolist()
+    assert found.indices.tolist() == indices.tolist() == [[0, 2, 1]]
+    assert found.tie_counts.tolist() == tie_counts.tolist() == [1]
+
+
 def test_native_boundary():
     native, n, k = cpu_backend._cpu, np.zeros(3, np.int64), np.zeros((3, 1), np.int64)
     byte, real = np.zeros((3, 2), np.uint8), np.zeros((3, 2))

@@ -57,3 +57,15 @@ def test_native_kernels_refuse_an_unknown_name(search):
     more = {"knn": (rows, 2, 8, *[np.zeros(2, np.int64)] * 5), "encode": (np.zeros(3), 1.0)}
     with pytest.raises(ValueError, match=r"^distance: want one of '.* here, got 'unfinished'$"):
         getattr(native._cpu, search)("baseline", "unfinished", rows, *more[search])
+
+
+@pytest.mark.parametrize("name", ["cityblock", "chebyshev"])
+def test_triton_refuses_with_a_sentence(monkeypatch, name):
+    """As where it can run: an interpreter or a device decides nothing here."""
+    from biasgen.backends import triton_backend
+
+    monkeypatch.setattr(backends, "load", lambda name: (triton_backend, None))
+    call = {"device": triton_backend.DEVICES[0], "dtype": "float32", "distance": name}
+    monkeypatch.delattr(triton_backend, "device_refusal", raising=False)
+    offered = "hamming, sqeuclidean, cosine, correlation"
+    assert backends.refusal("triton", "knn", **call) == f"knn takes {offered}, got {name}"

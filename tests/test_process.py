@@ -39,7 +39,7 @@ def everything():
         yield biasgen.range_count(rows[:30], rows, 8.0)
         yield biasgen.pairwise_distances(rows, rows[:30])
         yield biasgen.paired_distances(rows, rows[::-1])
-    yield biasgen.ops.tree_posterior.tree_posterior(field, grammar.rules, grammar.weights, backend=backend).log_z
+    yield biasgen.ops.tree_posterior.tree_posterior(field, grammar.tree, backend=backend).log_z
     yield denoiser(floats, level)
 
 def answers():

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from biasgen.ops.tree import Tree
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.oracle import tree_posterior as oracle
 from biasgen.oracle.tree_evidence import hard_fields
@@ -34,7 +35,10 @@ GREEDY = np.array([5, 4, 4, 1, 4, 1, 0, 2, 5, 4, 4, 1, 5, 4, 5, 0])
 
 
 def run(implementation, log_field, rules=RULES, weights=WEIGHTS):
-    return tree_posterior(log_field, rules, weights, backend=implementation)
+    L, Q = log_field.shape[-2:]
+    return tree_posterior(
+        log_field, Tree.checked(Q, L.bit_length() - 1, rules, weights), backend=implementation
+    )
 
 
 def random_grammar(rng, q, per_parent):
@@ -254,7 +258,7 @@ def test_kinds_of_input(implementation):
     assert run(implementation, field[:0]).marginals.shape == (0, 4, 6)
 
 
-FIELD = np.zeros((2, 4, 6))
+FIELD, TREE = np.zeros((2, 4, 6)), Tree.checked(6, 2, RULES, WEIGHTS)
 
 
 def with_value(value, at):
@@ -264,38 +268,61 @@ def with_value(value, at):
 
 
 @pytest.mark.parametrize(
-    ("field", "rules", "weights", "message"),
+    ("field", "message"),
     [
-        (FIELD.astype(np.float16), RULES, WEIGHTS, "log_field: want float32 or float64, got float16"),
-        (np.zeros(6), RULES, WEIGHTS, r"log_field: .*got shape \(6,\)"),
-        (np.zeros((2, 1, 6)), RULES, WEIGHTS, r"log_field: .*got shape \(2, 1, 6\)"),
-        (np.zeros((2, 12, 6)), RULES, WEIGHTS, "log_field: .*12"),
-        (np.zeros((1, 8192, 6)), RULES, WEIGHTS, "log_field: .*8192"),
-        (np.zeros((1, 4, 257)), RULES, WEIGHTS, "log_field: .*257"),
-        (with_value(np.nan, (1, 2, 3)), RULES, WEIGHTS, "log_field: .*got nan in sample 1, leaf 2, symbol 3"),
-        (with_value(np.inf, (1, 0, 5)), RULES, WEIGHTS, "log_field: .*got inf in sample 1, leaf 0, symbol 5"),
-        (with_value(-1e30, (0, 1, 0)), RULES, WEIGHTS, r"log_field: .*got 1e\+30 in sample 0"),
-        (FIELD, RULES[:, :2], WEIGHTS, r"rules: .*\(24, 2\)"),
-        (FIELD, RULES.astype(float), WEIGHTS, "rules: .*float64"),
-        (FIELD, RULES[:0], WEIGHTS[:0], r"rules: .*\(0, 3\)"),
-        (FIELD, np.where(RULES == 5, 6, RULES), WEIGHTS, r"rules: want symbols 0..5, got \[0, 6, 0\] in row 2"),
-        (FIELD, RULES - 1, WEIGHTS, "rules: want symbols 0..5"),
-        (FIELD, np.vstack([RULES, RULES[3:4]]), np.append(WEIGHTS, 0), r"rules: want each rule once, got \[0, 5, 1\] 2 times"),
-        (FIELD, RULES[4:], WEIGHTS[4:], "rules: .*none with parent 0"),
-        (FIELD, RULES, WEIGHTS[1:], r"weights: want \(24,\) floats.*\(23,\)"),
-        (FIELD, RULES, np.ones(24, int), "weights: .*int64"),
-        (FIELD, RULES, WEIGHTS * np.where(np.arange(24) == 9, np.nan, 1), "weights: .*got nan in row 9"),
-        (FIELD, RULES, WEIGHTS * np.where(np.arange(24) == 9, -1, 1), "weights: .*in row 9"),
-        (FIELD, RULES, WEIGHTS + np.where(np.arange(24) == 9, 1e-8, 0), "weights: want a sum of 1 .*for parent 2"),
+        (FIELD.astype(np.float16), "log_field: want float32 or float64, got float16"),
+        (np.zeros(6), r"log_field: want \(B, 4, 6\) or \(4, 6\), got \(6,\)"),
+        (np.zeros((2, 1, 6)), r"log_field: .*got \(2, 1, 6\)"),
+        (np.zeros((2, 12, 6)), "log_field: .*12"),
+        (np.zeros((2, 8, 6)), "log_field: .*8"),
+        (np.zeros((1, 4, 7)), "log_field: .*7"),
+        (np.zeros((1, 1, 4, 6)), "log_field: .*1, 1, 4, 6"),
+        (with_value(np.nan, (1, 2, 3)), "log_field: .*got nan in sample 1, leaf 2, symbol 3"),
+        (with_value(np.inf, (1, 0, 5)), "log_field: .*got inf in sample 1, leaf 0, symbol 5"),
+        (with_value(-1e30, (0, 1, 0)), r"log_field: .*got 1e\+30 in sample 0"),
     ],
 )
-def test_errors(implementation, field, rules, weights, message):
+def test_errors(implementation, field, message):
     with pytest.raises(ValueError, match="^" + message):
-        run(implementation, field, rules, weights)
+        tree_posterior(field, TREE, backend=implementation)
+
+
+@pytest.mark.parametrize(
+    ("rules", "weights", "message"),
+    [
+        (RULES[:, :2], WEIGHTS, r"rules: .*\(24, 2\)"),
+        (RULES.astype(float), WEIGHTS, "rules: .*float64"),
+        (RULES[:0], WEIGHTS[:0], r"rules: .*\(0, 3\)"),
+        (
+            np.where(RULES == 5, 6, RULES),
+            WEIGHTS,
+            r"rules: want symbols 0..5, got \[0, 6, 0\] in row 2",
+        ),
+        (RULES - 1, WEIGHTS, "rules: want symbols 0..5"),
+        (
+            np.vstack([RULES, RULES[3:4]]),
+            np.append(WEIGHTS, 0),
+            r"rules: want each rule once, got \[0, 5, 1\] 2 times",
+        ),
+        (RULES[4:], WEIGHTS[4:], "rules: .*none with parent 0"),
+        (RULES, WEIGHTS[1:], r"weights: want \(24,\) floats.*\(23,\)"),
+        (RULES, np.ones(24, int), "weights: .*int64"),
+        (RULES, WEIGHTS * np.where(np.arange(24) == 9, np.nan, 1), "weights: .*got nan in row 9"),
+        (RULES, WEIGHTS * np.where(np.arange(24) == 9, -1, 1), "weights: .*in row 9"),
+        (
+            RULES,
+            WEIGHTS + np.where(np.arange(24) == 9, 1e-8, 0),
+            "weights: want a sum of 1 .*for parent 2",
+        ),
+    ],
+)
+def test_wrong_grammars(rules, weights, message):
+    with pytest.raises(ValueError, match="^" + message):
+        Tree.checked(6, 2, rules, weights)
 
 
 def test_wrong_kinds_of_object():
     with pytest.raises(TypeError, match=r"^log_field: want a NumPy array or a torch tensor, got list"):
-        tree_posterior([[0.0]], RULES, WEIGHTS)
+        tree_posterior([[0.0]], TREE)
     with pytest.raises(ValueError, match=r"^backend: none can run tree_posterior here; numba: no such backend"):
-        tree_posterior(FIELD, RULES, WEIGHTS, backend="numba")
+        tree_posterior(FIELD, TREE, backend="numba")

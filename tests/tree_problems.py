@@ -45,9 +45,9 @@ def dense(seed, q, s, depth, tables=1):
 def derivations(grammar):
     """How many there are."""
     below = np.ones(grammar.q)
-    for rows, _ in blocks(*arguments(grammar)[:3], grammar.depth)[grammar.top :][::-1]:
+    for rows, _ in blocks(*arguments(grammar)[:3], grammar.depth)[grammar.k :][::-1]:
         below = np.bincount(rows[:, 0], below[rows[:, 1:]].prod(1), grammar.q)
-    if grammar.top:
+    if grammar.k:
         below = ((grammar.channels > 0) * below).sum(2).prod(0)
     return (below * (grammar.root > 0)).sum()
 
@@ -114,7 +114,7 @@ def swept(depth):
 
 def call(op, grammar, implementation, log_field=None, **options):
     """The op with this grammar on this backend."""
-    return op(log_field=log_field, **model(grammar), **options, backend=implementation)
+    return op(log_field, grammar.tree, **options, backend=implementation)
 
 
 posterior, most_probable, draw = (partial(call, op) for op in (tree_posterior, tree_map, tree_posterior_sample))

@@ -221,7 +221,6 @@ def trees(folder: Folder, native, device: str, B: int, chains: int, steps: int) 
     The posterior in the linear domain and by the torch backend; reverse steps one by one.
     """
     grammar, schedule = TreeGrammar.random(), Schedule.linear()
-    rules, weights = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights)
     level = schedule.at(50)
     few = min(B, 4096)  # drawn on the host, and repeated
     x_t = forward_process(one_hot(grammar.sample(few), 6), level, torch.randn(few, 16, 6))
@@ -231,10 +230,10 @@ def trees(folder: Folder, native, device: str, B: int, chains: int, steps: int) 
     transitions = torch.from_numpy(grammar.transitions).float().to(device)
 
     def posterior():
-        return _cuda_trees.tree_posterior(native, field, rules, weights)
+        return _cuda_trees.tree_posterior(native, field, grammar.tree).marginals
 
-    right = tree_posterior(field[:256].cpu(), rules, weights, backend="torch").marginals
-    torch.testing.assert_close(posterior()[0][:256].cpu(), right, rtol=2e-5, atol=1e-30)
+    right = tree_posterior(field[:256].cpu(), grammar.tree, backend="torch").marginals
+    torch.testing.assert_close(posterior()[:256].cpu(), right, rtol=2e-5, atol=1e-30)
     linear = baselines.linear_posterior(transitions, field[:256])
     assert torch.allclose(linear.cpu(), right, rtol=1e-3, atol=1e-6), (
         "the linear domain is not right on this evidence"
@@ -245,7 +244,7 @@ def trees(folder: Folder, native, device: str, B: int, chains: int, steps: int) 
 
     folder.once("tree posterior", timed(1e-9 * B * TREE_BYTES, "GB/s", posterior, of=COPY))
     part = field[: max(1, B // 16)]  # its products of pairs of messages take 36 numbers a node
-    by_torch = partial(tree_posterior, part, rules, weights, backend="torch")
+    by_torch = partial(tree_posterior, part, grammar.tree, backend="torch")
     for name, work in (
         ("torch, linear domain", partial(baselines.linear_posterior, transitions, part)),
         ("torch backend, tree posterior", by_torch),
@@ -258,14 +257,14 @@ def trees(folder: Folder, native, device: str, B: int, chains: int, steps: int) 
 
     def fused():
         arguments = {"n": chains, "device": torch.device(device), **begin}
-        return _cuda_trees.tree_trajectory(
-            native, grammar.rules, grammar.weights, levels, **arguments
-        )
+        return _cuda_trees.tree_trajectory(native, grammar.tree, levels, **arguments)
 
     def unfused():
         x = torch.randn(chains, 16, 6, device=device)
         for step in levels:
-            x0_hat = _cuda_trees.tree_posterior(native, x * float(step["gamma"]), rules, weights)[0]
+            x0_hat = _cuda_trees.tree_posterior(
+                native, x * float(step["gamma"]), grammar.tree
+            ).marginals
             x = (
                 float(step["c0"]) * x0_hat
                 + float(step["ct"]) * x
@@ -277,19 +276,11 @@ def trees(folder: Folder, native, device: str, B: int, chains: int, steps: int) 
     folder.once("trajectory", timed(taken, "M steps/s", fused))
     baseline(folder, "one launch a step", unfused, taken, "M steps/s", device, against="trajectory")
     wide = TreeGrammar.random(q=64, depth=4, q_eff=9)
-    others = torch.from_numpy(wide.rules), torch.from_numpy(wide.weights)
     many = torch.randn(max(1, B // 64), 16, 64, device=device) * 10
-    work = partial(_cuda_trees.tree_posterior, native, many, *others)
+    work = partial(_cuda_trees.tree_posterior, native, many, wide.tree)
     folder.once("64-symbol posterior", timed(1e-6 * len(many), "M samples/s", work))
     drawn = partial(
-        _cuda_trees.tree_sample,
-        native,
-        6,
-        4,
-        grammar.rules,
-        grammar.weights,
-        B,
-        device=torch.device(device),
+        _cuda_trees.tree_sample, native, grammar.tree, B, device=torch.device(device)
     )
     folder.once("strings", timed(1e-6 * B, "M strings/s", drawn))
 

@@ -37,12 +37,12 @@ def errors(job: tuple[str, int, int], seed: int) -> dict[tuple[str, ...], list[t
     fields = [np.concatenate([field for (at, _, _), field in cases.items() if at == scale]) for scale in SCALES]
     found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for levels, k in (("rules", 0), ("leaves", BP_K)):
-        described = model(grammar.factorized(k))
+        described = grammar.factorized(k)
         for field in fields:
-            expected = oracle.tree_posterior(field, **described, levels=levels)
+            expected = oracle.tree_posterior(field, **model(described), levels=levels)
             for backend, isa in implementations():
                 os.environ["BIASGEN_CPU_ISA"] = isa or "baseline"
-                got = tree_posterior(field, **described, levels=levels, backend=backend)
+                got = tree_posterior(field, described.tree, levels=levels, backend=backend)
                 assert_output(got, expected)
                 for column, errs in zip(COLUMNS[-1:] if k else COLUMNS, compared(got, expected), strict=False):
                     found.setdefault((backend, isa, column), []).append(errs)

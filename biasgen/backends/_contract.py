@@ -10,6 +10,8 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import Tensor
 
+from biasgen.results import TreePosterior
+
 
 class Takes(TypedDict):
     """Which calls of one op a backend takes: names of element types, and of distances where the op
@@ -78,6 +80,41 @@ class Rows(Protocol):
         """Query rows (N, F) in each of the views."""
 
 
+class Grammar(Protocol):
+    """A grammar on a complete tree, on the CPU: biasgen.ops.tree.Tree has every field in words.
+
+    nodes: how many each level has, from the root, 0 where BP_k leaves it out. packed: what a
+    backend wants to keep with it, under keys of its own.
+    """
+
+    rules: Tensor
+    weights: Tensor
+    level_offsets: tuple[int, ...]
+    root: Tensor
+    channels: Tensor
+    arity: int
+    depth: int
+    Q: int
+    L: int
+    factorized: int
+    blocks: tuple[tuple[int, int], ...]
+    nodes: tuple[int, ...]
+    rule_counts: tuple[int, ...]
+    packed: dict[Any, Any]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all levels have the same rules."""
+
+    @property
+    def draws(self) -> int:
+        """Random numbers that a string takes."""
+
+    @property
+    def arrays(self) -> Any:
+        """rules, weights, level_offsets, root and channels as NumPy arrays, by name."""
+
+
 class Ops(Protocol):
     """The functions of the ops. Queries are (N, F), of the element type of the rows or a wider one.
     Values are distances, but squares for euclidean; int64 where prepared.integer, else float64, to
@@ -139,20 +176,19 @@ class Ops(Protocol):
         x_t (B, D) float32 or float64; scale, sigma (B,) and log_p (U,) float64, normalized.
         """
 
-    def tree_posterior(self, evidence: Tensor, tree: Any, levels: str | None) -> Any:
-        """Marginals, log-evidence and whether the evidence is impossible, of what `levels` asks
-        for: see ops/tree_posterior.py.
+    def tree_posterior(self, evidence: Tensor, tree: Grammar, levels: str | None) -> TreePosterior:
+        """What `levels` asks for, the tables of TreePosterior.flat, None for all else.
 
         evidence: log-fields (B, L, Q) float32 or float64, or tokens (B, L) int8 or int16, -1 where
-        masked. tree: the grammar, as the op has checked it.
+        masked.
         """
 
     def tree_posterior_sample(
-        self, evidence: Tensor, tree: Any, n: int, seed: int, numbers: Any
+        self, evidence: Tensor, tree: Grammar, n: int, seed: int, numbers: Any
     ) -> Tensor:
         """(B, n, L) strings from the posteriors, -1 where the evidence is impossible. A backend
         draws from `seed` by itself, or takes the random numbers that `numbers` makes."""
 
-    def tree_map(self, evidence: Tensor, tree: Any) -> tuple[Tensor, Tensor]:
+    def tree_map(self, evidence: Tensor, tree: Grammar) -> tuple[Tensor, Tensor]:
         """Leaves (B, L) of the most probable derivations, -1 where the evidence is impossible, and
         their log-probabilities (B,) float64."""

@@ -12,9 +12,11 @@ import torch
 
 from biasgen.backends._log_field import refuse
 from biasgen.backends._mode import is_capturing, used_here
+from biasgen.results import TreePosterior
 
 NONE_REFUSED = 2**63 - 1
 _READ_BY_GRAPHS = {}
+_RULE_LISTS = "rule lists of cuda"   # in Tree.packed
 # TreeStep of csrc/cuda/tree_trajectory.h
 LEVEL = np.dtype(
     [("gamma", "f8"), ("one_over_variance", "f8"), ("log_norm", "f8"), ("c0", "f4"), ("ct", "f4"), ("std", "f4"), ("t", "u4")]
@@ -26,31 +28,31 @@ def refusal(case):
     tree, levels = case
     if tree.arity != 2:
         return f"its kernels take rules with two children, got {tree.arity}"
-    if int(tree.level_offsets[1]) != len(tree.rules):
+    if not tree.shared:
         return "its kernels take the same rules at every level"
-    if len(tree.channels):
+    if tree.factorized:
         return "its kernels take whole trees, got channels"
-    if not bool((tree.root == 1 / len(tree.root)).all()):
+    if not bool((tree.root == 1 / tree.Q).all()):
         return "its kernels take a uniform root, at temperature 1"
-    if tree.depth > 10 or len(tree.root) > 64:
-        return f"its kernels take at most 1024 leaves and 64 symbols, got {2**tree.depth} and {len(tree.root)}"
+    if tree.L > 1024 or tree.Q > 64:
+        return f"its kernels take at most 1024 leaves and 64 symbols, got {tree.L} and {tree.Q}"
     if levels != "leaves":
         return f"its kernels give the marginals of leaves, got levels={levels!r}"
     return None
 
 
-def tree_posterior(native, log_field, rules, weights):
-    """Exact leaf marginals. log_field (B, L, Q) float32 or float64, contiguous; rules (R, 3) int16, weights (R,) float64 on the CPU:
-    checked by the op.
+def tree_posterior(native, log_field, tree):
+    """TreePosterior of the leaves. log_field (B, L, Q) float32 or float64, contiguous; tree: what
+    `refusal` lets through.
 
-    Returns marginals (B, L, Q) float32, log_z (B,) float64, impossible (B,) bool, on the device of log_field. Scratch: none for the paper's
-    grammar nor where the messages of a sample, (3 L - 2) Q 8 bytes, fit in 48 KiB beside the rules; else at most 1 GiB.
+    Results are on the device of log_field. Scratch: none for the paper's grammar nor where the
+    messages of a sample, (3 L - 2) Q 8 bytes, fit in 48 KiB beside the rules; else at most 1 GiB.
     """
     marginals = torch.empty(log_field.shape, dtype=torch.float32, device=log_field.device)
-    return marginals, *_posterior(native, log_field, rules, weights, marginals=marginals)
+    return TreePosterior(marginals, *_posterior(native, log_field, tree, marginals=marginals))
 
 
-def tree_posterior_sample(native, log_field, rules, weights, n, seed):
+def tree_posterior_sample(native, log_field, tree, n, seed):
     """n strings from each posterior: (B, n, L) int8, -1 where the evidence is impossible. Arguments as for tree_posterior.
 
     String k of row b draws the numbers of sample b, step k, purpose POSTERIOR of ops/philox.py: 0 for the root, 1 + i for node i in level
@@ -58,26 +60,45 @@ def tree_posterior_sample(native, log_field, rules, weights, n, seed):
     """
     B, L, _ = log_field.shape
     strings = torch.empty((B, n, L), dtype=torch.int8, device=log_field.device)
-    _posterior(native, log_field, rules, weights, n=n, seed=seed, strings=strings)
+    _posterior(native, log_field, tree, n=n, seed=seed, strings=strings)
     return strings
 
 
-def _posterior(native, log_field, rules, weights, marginals=None, n=0, seed=0, strings=None):
+def _posterior(native, log_field, tree, marginals=None, n=0, seed=0, strings=None):
     """One launch; returns log_z, impossible."""
     B, L, Q = log_field.shape
-    device = log_field.device
+    device, grammar = log_field.device, tree.arrays
     if log_field.data_ptr() % 16:
         log_field = log_field.clone()
     log_z = torch.empty(B, dtype=torch.float64, device=device)
     impossible = torch.empty(B, dtype=torch.bool, device=device)
     refused = _none_refused(device)
-    grammar = rules.numpy(), weights.numpy()
-    lists = _constant(_rule_lists(*(part.tobytes() for part in grammar), Q), device)
-    scratch = torch.empty(native.tree_posterior_scratch(B, L, Q, *grammar, _address(strings)), dtype=torch.uint8, device=device)
+    if _RULE_LISTS not in tree.packed:
+        tree.packed[_RULE_LISTS] = _rule_lists(grammar.rules, grammar.weights, Q)
+    lists = _constant(tree.packed[_RULE_LISTS], device)
+    scratch = torch.empty(
+        native.tree_posterior_scratch(B, L, Q, grammar, _address(strings)),
+        dtype=torch.uint8,
+        device=device,
+    )
     with _on(device) as stream:
         native.tree_posterior(
-            B, L, Q, *grammar, _address(lists), _address(log_field), log_field.dtype == torch.float64, _address(scratch),
-            _address(marginals), _address(log_z), _address(impossible), _address(refused), n, seed, _address(strings), stream
+            B,
+            L,
+            Q,
+            grammar,
+            _address(lists),
+            _address(log_field),
+            log_field.dtype == torch.float64,
+            _address(scratch),
+            _address(marginals),
+            _address(log_z),
+            _address(impossible),
+            _address(refused),
+            n,
+            seed,
+            _address(strings),
+            stream,
         )
     first = _first_refused(refused)
     if first is not None:
@@ -85,10 +106,8 @@ def _posterior(native, log_field, rules, weights, marginals=None, n=0, seed=0, s
     return log_z, impossible
 
 
-@lru_cache(maxsize=64)
 def _rule_lists(rules, weights, Q):
     """The grammar as kernels read it at run time: csrc/cuda/tree_rules.h."""
-    rules, weights = np.frombuffer(rules, np.int16).reshape(-1, 3), np.frombuffer(weights)
     mantissa, exponent = np.frexp(weights)
     numbers = np.stack([(2 * mantissa).astype(np.float32).view(np.int32), np.where(weights > 0, exponent - 1, 0)], 1)
     parts, begins = [], []
@@ -116,8 +135,19 @@ def _copied(content, device):
 
 
 def tree_trajectory(
-    native, rules, weights, levels, *, n, device, seed=0, offset=0, x=None, tokens=None, start=(0.0, 1.0, 0, 0), noise=None,
-    outputs=("strings",)
+    native,
+    tree,
+    levels,
+    *,
+    n,
+    device,
+    seed=0,
+    offset=0,
+    x=None,
+    tokens=None,
+    start=(0.0, 1.0, 0, 0),
+    noise=None,
+    outputs=("strings",),
 ):
     """Reverse process of the paper's grammar with its exact denoiser, in one launch; ValueError for another grammar.
 
@@ -140,8 +170,18 @@ def tree_trajectory(
     table = _constant(levels.tobytes(), device)
     with _on(device) as stream:
         native.tree_trajectory(
-            n, len(levels), seed, offset, rules, weights, _address(table), *map(_address, inputs[:2]), *start, _address(inputs[2]),
-            *(_address(made.get(name)) for name in shapes), _address(refused), stream
+            n,
+            len(levels),
+            seed,
+            offset,
+            tree.arrays,
+            _address(table),
+            *map(_address, inputs[:2]),
+            *start,
+            _address(inputs[2]),
+            *(_address(made.get(name)) for name in shapes),
+            _address(refused),
+            stream,
         )
     first = _first_refused(refused)
     if first is not None:
@@ -149,17 +189,28 @@ def tree_trajectory(
     return made
 
 
-def tree_sample(native, q, depth, rules, weights, n, *, device, seed=0, offset=0):
-    """(n, L) int8 strings of a grammar whose rules are sorted by parent: equal to TreeGrammar.sample. rules, weights: NumPy."""
-    ends = np.searchsorted(rules[:, 0], np.arange(q), side="right")
+def tree_sample(native, tree, n, *, device, seed=0, offset=0):
+    """(n, L) int8 strings of a grammar whose rules are sorted by parent: equal to
+    TreeGrammar.sample."""
+    rules, weights, Q, L = tree.arrays.rules, tree.arrays.weights, tree.Q, tree.L
+    ends = np.searchsorted(rules[:, 0], np.arange(Q), side="right")
     cumulative = np.concatenate([np.cumsum(part) for part in np.split(weights, ends[:-1])])
     cumulative[ends - 1] = np.inf
     parts = np.concatenate([[0], ends]).astype(np.int32), rules[:, 1:].astype(np.int8), cumulative
     begin, children, cumulative = (_constant(part.tobytes(), device) for part in parts)
-    strings = torch.empty((n, 2**depth), dtype=torch.int8, device=device)
+    strings = torch.empty((n, L), dtype=torch.int8, device=device)
     with _on(device) as stream:
         native.tree_sample(
-            n, 2**depth, q, seed, offset, _address(begin), _address(children), _address(cumulative), _address(strings), stream
+            n,
+            L,
+            Q,
+            seed,
+            offset,
+            _address(begin),
+            _address(children),
+            _address(cumulative),
+            _address(strings),
+            stream,
         )
     return strings
 

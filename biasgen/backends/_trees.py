@@ -5,30 +5,29 @@ from typing import NamedTuple
 import torch
 
 from biasgen.backends._log_field import MAX_SPREAD, refuse
+from biasgen.results import TreePosterior
 
 
 def tree_posterior(evidence, tree, levels, max_memory):
-    """Exact marginals, in blocks whose temporaries take about max_memory bytes.
+    """What `levels` asks for, TreePosterior.flat, on the device of the evidence, in blocks whose
+    temporaries take about max_memory bytes.
 
-    evidence (B, L, Q) float32 or float64, or tokens (B, L) integers, -1 where masked; tree, levels: checked by the op. Returns, on the
-    device of the evidence, marginals (B, nodes, Q) float32 of the leaves, or of every node of tree.levels, level by level; log_z (B,)
-    float64, impossible (B,) bool; (B, numbers) float32 marginals of rules, node by node. What `levels` does not ask for has no numbers.
-    """
-    B, L = evidence.shape[:2]
-    Q, s, device = len(tree.root), tree.arity, evidence.device
-    tables, root, channels = _tables(tree, range(s + 1), device), tree.root.log().to(device), tree.channels.log().to(device)
-    nodes = {None: 0, "leaves": L}.get(levels, sum(s**d for d in tree.levels))
-    ruled = sum(s**d * len(table.rules) for d, table in tables) if levels == "rules" else 0
-    out = (
-        torch.empty((B, nodes, Q), dtype=torch.float32, device=device),
-        torch.empty(B, dtype=torch.float64, device=device),
-        torch.empty(B, dtype=torch.bool, device=device),
-        torch.empty((B, ruled), dtype=torch.float32, device=device),
-    )
-    for start, field in _blocks(evidence, Q, _wide(tree, tables), max_memory):
-        for whole, part in zip(out, _posterior(field, tables, root, channels, levels), strict=True):
-            whole[start : start + len(field)] = part
-    return out
+    evidence (B, L, Q) float32 or float64, or tokens (B, L) integers, -1 where masked; tree:
+    biasgen.ops.tree.Tree."""
+    B, device = len(evidence), evidence.device
+    tables = _tables(tree, range(tree.arity + 1), device)
+    root, channels = tree.root.log().to(device), tree.channels.log().to(device)
+    wanted = TreePosterior.flat(tree, levels)
+    out = {
+        name: torch.empty((B, *shape), dtype=getattr(torch, dtype), device=device)
+        for name, (dtype, shape) in wanted.items()
+    }
+    for start, field in _blocks(evidence, tree.Q, _wide(tree, tables), max_memory):
+        found = _posterior(field, tables, root, channels, levels)
+        for name, whole in out.items():
+            part = whole[start : start + len(field)]
+            part[:] = found[name].reshape(part.shape)
+    return TreePosterior.of(out)
 
 
 def tree_posterior_sample(evidence, tree, n, numbers, max_memory):
@@ -37,9 +36,12 @@ def tree_posterior_sample(evidence, tree, n, numbers, max_memory):
     numbers(start, stop): (stop - start, n, tree.draws) float64 in (0, 1), of rows start..stop.
     """
     B, L = evidence.shape[:2]
-    Q, device = len(tree.root), evidence.device
+    Q, device = tree.Q, evidence.device
     tables, root, channels = _tables(tree, (0,), device), tree.root.log().to(device), tree.channels.log().to(device)
-    wide = max(_wide(tree, tables), max(n, 1) * max((table.groups[0][1].shape[1] for _, table in tables), default=Q))
+    wide = max(
+        _wide(tree, tables),
+        max(n, 1) * max((table.groups[0][1].shape[1] for table in tables), default=Q),
+    )
     strings = torch.empty((B, n, L), dtype=torch.int8 if Q <= 127 else torch.int16, device=device)
     for start, field in _blocks(evidence, Q, wide, max_memory):
         u = iter(numbers(start, start + len(field)).unbind(-1))
@@ -56,7 +58,7 @@ def tree_posterior_sample(evidence, tree, n, numbers, max_memory):
 def tree_map(evidence, tree, max_memory):
     """Leaves (B, L) of the most probable derivations, int8 (int16 where Q > 127), -1 where impossible, and log_p (B,) float64."""
     B, L = evidence.shape[:2]
-    Q, device = len(tree.root), evidence.device
+    Q, device = tree.Q, evidence.device
     tables, root, channels = _tables(tree, (0,), device), tree.root.log().to(device), tree.channels.log().to(device)
     strings = torch.empty((B, L), dtype=torch.int8 if Q <= 127 else torch.int16, device=device)
     log_p = torch.empty(B, dtype=torch.float64, device=device)
@@ -93,22 +95,21 @@ class _Level(NamedTuple):
 
 
 def _tables(tree, columns, device):
-    """[(level, its _Level)] of the levels that have rules, from the root."""
+    """[the _Level] of each level that is expanded, from the root."""
     made, tables = {}, []
-    for level in range(tree.factorized, tree.depth):
-        block = tree.rules_of(level)
-        if block.start not in made:
-            rules, weights = tree.rules[block], tree.weights[block]
-            groups = [_rules_of(rules, weights, c, len(tree.root), device) for c in columns]
-            made[block.start] = _Level(rules.long().to(device), weights.log().to(device), groups)
-        tables.append((level, made[block.start]))
+    for block in tree.blocks[tree.factorized :]:
+        if block not in made:
+            rules, weights = tree.rules[slice(*block)], tree.weights[slice(*block)]
+            groups = [_rules_of(rules, weights, c, tree.Q, device) for c in columns]
+            made[block] = _Level(rules.long().to(device), weights.log().to(device), groups)
+        tables.append(made[block])
     return tables
 
 
 def _wide(tree, tables):
     """Numbers a leaf of the widest temporary."""
-    listed = max((log_w.numel() for _, table in tables for _, log_w in table.groups), default=0)
-    return max(len(tree.root), listed // tree.arity, len(tree.root) ** 2 if len(tree.channels) else 0)
+    listed = max((log_w.numel() for table in tables for _, log_w in table.groups), default=0)
+    return max(tree.Q, listed // tree.arity, tree.Q**2 if tree.factorized else 0)
 
 
 def _rules_of(rules, weights, symbol, Q, device):
@@ -144,7 +145,7 @@ def _upward(leaves, tables, root, channels, total):
     """Messages of every level that has rules, and of the leaves, from above: (b, nodes, Q) each; and (b, Q), what the root has heard with
     its prior. total: torch.logsumexp, or torch.amax."""
     inside = [leaves]
-    for _, table in tables[::-1]:
+    for table in tables[::-1]:
         by_parent = table.groups[0]
         inside.insert(0, _combine(by_parent, _siblings(inside[0], len(by_parent[0])), total))
     heard = _hung(inside[0], channels, total).sum(1) if len(channels) else inside[0][:, 0]
@@ -157,15 +158,15 @@ def _hung(messages, channels, total):
 
 
 def _posterior(field, tables, root, channels, levels):
-    """marginals, log_z, impossible and marginals of rules of one block, float64."""
+    """{field of TreePosterior: table} of one block, float64: what `levels` asks for, at least."""
     top = _tops(field)
     inside, heard = _upward(field - top, tables, root, channels, torch.logsumexp)
     log_z = torch.logsumexp(heard, -1)
-    results = log_z + _sum(top[..., 0]), log_z == -math.inf
+    found = {"log_z": log_z + _sum(top[..., 0]), "impossible": log_z == -math.inf}
     if levels is None:
-        return field[:, :0], *results, field[:, :0, 0]
+        return found
     outside = [_to_hung(inside[0], root, channels) if len(channels) else root.expand_as(inside[0])]
-    for (_, table), below in zip(tables, inside[1:], strict=True):
+    for table, below in zip(tables, inside[1:], strict=True):
         children = _siblings(below, len(table.groups) - 1)
         told = [
             _combine(group, [outside[-1], *children[:c], *children[c + 1 :]], torch.logsumexp) for c, group in enumerate(table.groups[1:])
@@ -175,15 +176,17 @@ def _posterior(field, tables, root, channels, levels):
     beliefs = [above + below for above, below in zip(outside[shown], inside[shown], strict=True)]
     if levels != "leaves" and len(channels):
         beliefs.insert(0, heard[:, None])
-    ruled = [field[:, :0, 0]]
+    found["marginals"] = _shares(torch.cat(beliefs, 1))
     if levels == "rules":
-        for (_, table), above, below in zip(tables, outside, inside[1:], strict=False):
+        ruled = [field[:, :0, 0]]
+        for table, above, below in zip(tables, outside, inside[1:], strict=False):
             parent, *children = table.rules.T
             terms = above[..., parent] + table.log_w
             for column, message in zip(children, _siblings(below, len(children)), strict=True):
                 terms = terms + message[..., column]
             ruled.append(_shares(terms).flatten(1))
-    return _shares(torch.cat(beliefs, 1)), *results, torch.cat(ruled, 1)
+        found["rule_marginals"] = torch.cat(ruled, 1)
+    return found
 
 
 def _to_hung(messages, root, channels):
@@ -214,7 +217,7 @@ def _walk(inside, heard, tables, root, channels, n, pick):
     if len(channels):
         hanging = torch.arange(len(channels), device=nodes.device)
         nodes = pick(channels[hanging, nodes.expand(-1, -1, len(channels))] + inside[0][:, None])
-    for (_, table), below in zip(tables, inside[1:], strict=True):
+    for table, below in zip(tables, inside[1:], strict=True):
         columns, log_w = table.groups[0]
         own = [column[nodes] for column in columns]   # (b, n, nodes, rules)
         logs = log_w[nodes]

@@ -11,6 +11,7 @@ from biasgen.backends._blocks import num_threads, run_blocks
 from biasgen.backends._log_field import refuse
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.backends._values import on_host
+from biasgen.results import TreePosterior
 
 try:
     from biasgen import _cpu
@@ -29,6 +30,7 @@ MAX_MEMORY = 256 << 20  # bytes for the temporaries of the empirical denoiser
 LEAST_BLOCK = 64  # as many threads get work as have this many queries each
 PLANES = (*range(1, 9), 12, 16)  # bits of a token that there are kernels for
 STREAMED = 4 << 20  # bytes of marginals from which they are written past the caches
+_LOGS = "logarithms"  # in Tree.packed
 FIELD_BLOCK = 1 << 19  # log-field entries of one unit of work: 5500 samples of 16 x 6 take about 1.5 ms
 
 
@@ -173,52 +175,63 @@ def empirical_denoise(x_t, prepared, scale, sigma, log_p, max_memory=None):
 
 
 def tree_posterior(evidence, tree, levels):
-    """Exact marginals. evidence (B, L, Q) float32 or float64, or tokens (B, L) int8 or int16, contiguous; tree, levels: checked by the op.
+    """What `levels` asks for, TreePosterior.flat. evidence (B, L, Q) float32 or float64, or tokens
+    (B, L) int8 or int16, contiguous.
 
-    Returns marginals (B, nodes, Q) float32 of the leaves, or of every node of tree.levels, level by level; log_z (B,) float64, impossible
-    (B,) bool; (B, numbers) float32 marginals of rules, node by node. What `levels` does not ask for has no numbers. Each thread takes
-    (nodes + 2 s + 5 + 2 s^k) Q 128 bytes of scratch, and 128 a rule where these are asked for.
-    """
-    B, Q = len(evidence), len(tree.root)
-    nodes = {None: 0, "leaves": tree.arity**tree.depth}.get(levels, sum(tree.arity**d for d in tree.levels))
-    ruled = sum(tree.arity**d * tree.rules_count(d) for d in range(tree.factorized, tree.depth)) if levels == "rules" else 0
+    Each thread takes (nodes + 2 s + 5 + 2 s^k) Q 128 bytes of scratch, and 128 a rule where these
+    are asked for."""
+    B = len(evidence)
     # NumPy asks the system for large pages, torch does not: a twentieth of the time.
-    arrays = (
-        np.empty((B, nodes, Q), np.float32), np.empty(B), np.empty(B, bool), np.empty((B, ruled), np.float32)
-    )
-    stream = arrays[0].nbytes > STREAMED
-    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior(*grammar, *(values[at] for values in arrays), stream))
-    return tuple(torch.from_numpy(values) for values in arrays)
+    arrays = {
+        name: np.empty((B, *shape), dtype)
+        for name, (dtype, shape) in TreePosterior.flat(tree, levels).items()
+    }
+    stream = "marginals" in arrays and arrays["marginals"].nbytes > STREAMED
+
+    def work(*case, at):
+        return _cpu.tree_posterior(
+            *case, TreePosterior.of({name: array[at] for name, array in arrays.items()}), stream
+        )
+
+    _tree_blocks(evidence, tree, work)
+    return TreePosterior.of({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """(B, n, L) strings from the posteriors, int8 (int16 where Q > 127), -1 where impossible. Numbers come from seed, in the kernel."""
-    B, L = evidence.shape[:2]
-    dtype = torch.int8 if len(tree.root) <= 127 else torch.int16
-    strings = torch.empty((B, n, L), dtype=dtype, device="cpu")
+    dtype = torch.int8 if tree.Q <= 127 else torch.int16
+    strings = torch.empty((len(evidence), n, tree.L), dtype=dtype, device="cpu")
     array = strings.numpy()
-    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_posterior_sample(*grammar, seed, at.start, array[at]))
+    _tree_blocks(
+        evidence,
+        tree,
+        lambda *case, at: _cpu.tree_posterior_sample(*case, seed, at.start, array[at]),
+    )
     return strings
 
 
 def tree_map(evidence, tree):
     """Leaves (B, L) of the most probable derivations, int8 (int16 where Q > 127), -1 where impossible, and log_p (B,) float64."""
-    B, L = evidence.shape[:2]
-    strings = np.empty((B, 1, L), np.int8 if len(tree.root) <= 127 else np.int16)
-    log_p = np.empty(B)
-    logs = [part.log().numpy() for part in (tree.weights, tree.root, tree.channels)]
-    _tree_blocks(evidence, tree, lambda *grammar, at: _cpu.tree_map(*grammar, *logs, strings[at], log_p[at]))
+    strings = np.empty((len(evidence), 1, tree.L), np.int8 if tree.Q <= 127 else np.int16)
+    log_p = np.empty(len(evidence))
+    if _LOGS not in tree.packed:
+        logs = {name: getattr(tree, name).log().numpy() for name in ("weights", "root", "channels")}
+        tree.packed[_LOGS] = tree.arrays._replace(**logs)
+    logs = tree.packed[_LOGS]
+    _tree_blocks(
+        evidence, tree, lambda *case, at: _cpu.tree_map(*case, logs, strings[at], log_p[at])
+    )
     return torch.from_numpy(strings[:, 0]), torch.from_numpy(log_p)
 
 
 def _tree_blocks(evidence, tree, work):
-    """work(instruction set, evidence, grammar ..., at=slice) for blocks of samples; what it returns is -1 or the sample that is refused."""
-    level, source, grammar = isa(), evidence.numpy(), [part.numpy() for part in tree]
-    B, L = source.shape[:2]
+    """work(instruction set, evidence, tree.arrays, at=slice) for blocks of samples; it returns -1
+    or the sample that is refused."""
+    level, source, grammar = isa(), evidence.numpy(), tree.arrays
 
     def block(start, stop):
-        refused = work(level, source[start:stop], *grammar, at=slice(start, stop))
+        refused = work(level, source[start:stop], grammar, at=slice(start, stop))
         if refused >= 0:
             refuse(source[start + refused], start + refused)
 
-    run_blocks(block, B, max(16, FIELD_BLOCK // (16 * L * len(tree.root)) * 16))
+    run_blocks(block, len(source), max(16, FIELD_BLOCK // (16 * tree.L * tree.Q) * 16))

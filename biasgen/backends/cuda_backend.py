@@ -19,20 +19,20 @@ def probe() -> str | None:
 
 
 def tree_posterior(evidence, tree, levels):
-    """Exact leaf marginals of what refusal lets through, where rules and weights say all: see _cuda_trees."""
-    return *_cuda_trees.tree_posterior(_cuda, evidence, tree.rules, tree.weights), evidence[:, :0, 0]
+    """Exact leaf marginals of what refusal lets through: see _cuda_trees."""
+    return _cuda_trees.tree_posterior(_cuda, evidence, tree)
 
 
 def tree_posterior_sample(evidence, tree, n, seed, numbers):
     """Strings from the posterior: see _cuda_trees. Numbers come from seed, in the kernel."""
-    return _cuda_trees.tree_posterior_sample(_cuda, evidence, tree.rules, tree.weights, n, seed)
+    return _cuda_trees.tree_posterior_sample(_cuda, evidence, tree, n, seed)
 
 
-def tree_trajectory(rules, weights, levels, **arguments):
+def tree_trajectory(tree, levels, **arguments):
     """Whole reverse trajectories of the paper's grammar: see _cuda_trees."""
-    return _cuda_trees.tree_trajectory(_cuda, rules, weights, levels, **arguments)
+    return _cuda_trees.tree_trajectory(_cuda, tree, levels, **arguments)
 
 
-def tree_sample(q, depth, rules, weights, n, **arguments):
+def tree_sample(tree, n, **arguments):
     """Strings of a grammar: see _cuda_trees."""
-    return _cuda_trees.tree_sample(_cuda, q, depth, rules, weights, n, **arguments)
+    return _cuda_trees.tree_sample(_cuda, tree, n, **arguments)

@@ -2,8 +2,9 @@
 
 Every op does the same four things in this order:
 
-1. It checks its arguments (_rows.py; _trees.py for grammars). An error is a ValueError or TypeError
-   that begins with the name of the argument.
+1. It checks its arguments (_rows.py; _evidence.py for trees, whose grammar, tree.py, was checked
+   when it was made). An error is a ValueError or TypeError that begins with the name of the
+   argument.
 2. It prepares the reference side. _prepared.py finds the distinct rows, which are all that is
    searched. A TrainingSet holds such a Prepared, so that it is made once. _streamed.py cuts sets
    that are larger than memory into blocks that are prepared when they are read. _views.py says what

@@ -7,8 +7,6 @@ from torch.autograd import forward_ad
 
 from biasgen.ops import _rows
 
-Tensors = tuple[torch.Tensor, ...]
-
 
 def wanted(*values: Any) -> bool:
     """Whether a call with these arguments goes through the registered op: torch.compile is reading it, or it is recorded for a gradient.
@@ -32,13 +30,15 @@ def as_tensor(values: Any) -> torch.Tensor:
 
 
 def register(name: str, run: Callable, shapes: Callable, *, value: int, keep: Callable, gradient: Callable) -> Callable:
-    """biasgen::<name>, whose output number `value`, (B,) or a scalar, has a gradient by the first argument; no other pair has one.
+    """biasgen::<name>, which returns a list of tensors. Number `value` of them, (B,) or a scalar,
+    has a gradient by the first argument; no other pair has one.
 
     Where a gradient is wanted by another argument or of another output (which would be a second derivative of that value), and where the
     gradient itself is differentiated, one error says so: nothing is taken for zero that is not.
 
     Args:
-        run: takes tensors, numbers and texts, annotated; returns tensors of its own. shapes: the same, without reading a value.
+        run: takes tensors, numbers and texts, annotated; returns a list of tensors of its own.
+            shapes: the same, without reading a value.
         keep: (arguments, outputs) -> the tensors that gradient wants.
         gradient: (gradient by that output, what was kept) -> gradient by the first argument.
     """
@@ -60,13 +60,15 @@ def register(name: str, run: Callable, shapes: Callable, *, value: int, keep: Ca
 
     backward.register_autograd(refuse)
 
-    def setup(ctx: Any, inputs: Tensors, output: Tensors) -> None:
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
         for argument, needed in list(zip(arguments, ctx.needs_input_grad, strict=False))[1:]:
             if needed:
                 raise ValueError(f"{argument}: no gradient by it is computed, got a tensor that requires one; detach() it")
         ctx.save_for_backward(*keep(inputs, output))
 
-    def differentiate(ctx: Any, *by_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def differentiate(
+        ctx: Any, by_outputs: list[torch.Tensor | None]
+    ) -> tuple[torch.Tensor | None, ...]:
         by_others = [by for i, by in enumerate(by_outputs) if i != value and by is not None]
         return backward(by_outputs[value], by_others, list(ctx.saved_tensors)), *[None] * (len(arguments) - 1)
 

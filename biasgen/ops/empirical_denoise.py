@@ -207,11 +207,16 @@ def _run(
     log_weights: torch.Tensor | None,
     backend: str | None,
     max_memory: int | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> list[torch.Tensor]:
     prepared = _prepared(_Set(of_tensors(rows, multiplicity, members, offsets, distance, tuple(shape))))
     found = _computed(x_t, prepared, scale, sigma, log_weights, backend, max_memory)
     # In some backends these are rows of one table; outputs of an op share no memory.
-    return found.x0_hat, found.log_density.clone(), found.effective_sample_size.clone(), found.dropped.clone()
+    return [
+        found.x0_hat,
+        found.log_density.clone(),
+        found.effective_sample_size.clone(),
+        found.dropped.clone(),
+    ]
 
 
 @dataclass(frozen=True)
@@ -219,8 +224,11 @@ class _Set:
     prepared: Prepared
 
 
-def _shapes(x_t: torch.Tensor, *_: Any) -> _library.Tensors:
-    return x_t.new_empty(x_t.shape), *(x_t.new_empty(x_t.shape[:1], dtype=torch.float64) for _ in range(3))
+def _shapes(x_t: torch.Tensor, *_: Any) -> list[torch.Tensor]:
+    return [
+        x_t.new_empty(x_t.shape),
+        *(x_t.new_empty(x_t.shape[:1], dtype=torch.float64) for _ in range(3)),
+    ]
 
 
 def _gradient(by_log_p: torch.Tensor, x_t: torch.Tensor, x0_hat: torch.Tensor, scale: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """The most probable derivation of a complete tree, given evidence."""
+
 from typing import Any
 
 import numpy as np
@@ -6,14 +7,14 @@ import torch
 
 from biasgen.backends._mode import exact_arithmetic
 from biasgen.ops._dispatch import choose
+from biasgen.ops._evidence import as_given, batch_of, checked
 from biasgen.ops._rows import dtype_name
-from biasgen.ops._trees import as_given, batch_of, checked
+from biasgen.ops.tree import Tree
 
 
 @exact_arithmetic()
 def tree_map(
-    log_field: Any, rules: Any, weights: Any, *, level_offsets: Any = None, root: Any = None, tokens: Any = None, channels: Any = None,
-    backend: str | None = None,
+    log_field: Any, tree: Tree, *, tokens: Any = None, backend: str | None = None
 ) -> tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]:
     """The leaves of the derivation (root and rules) with the largest P(derivation) exp(sum_i log_field[i, x_i]): maximum a posteriori.
 
@@ -27,9 +28,12 @@ def tree_map(
     Raises: TypeError, ValueError as tree_posterior.
     Source: Viterbi, IEEE Trans. Inf. Theory 13, 1967, on a tree.
     """
-    evidence, tree = checked(log_field, tokens, rules, weights, level_offsets, root, channels, 1.0)
+    evidence, tree = checked(log_field, tokens, tree)
     dtype = dtype_name(evidence, "log_field")
+    case = tree, "leaves"
     _, module = choose(
-        "tree_map", device=evidence.device, dtype=dtype, backend=backend, case=(tree, "leaves")
+        "tree_map", device=evidence.device, dtype=dtype, backend=backend, case=case
     )
-    return tuple(as_given(module.tree_map(batch_of(evidence), tree), evidence, log_field, tokens))
+    strings, log_p = module.tree_map(batch_of(evidence), tree)
+    given = evidence, log_field, tokens
+    return as_given(strings, *given), as_given(log_p, *given)

@@ -4,7 +4,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ VERSION = 1
 _FORMAT = "biasgen.TreeGrammar"
 _SUFFIXES = (".json", ".safetensors")
 _TYPES = {"rules": "int16", "weights": "float64", "level_offsets": "int64", "root": "float64"}     # of a grammar's arrays
+_FIELDS = ("q", "depth", *_TYPES, "top")
+"""Of a file; top: how the format names the level that is factorized."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +38,17 @@ class LabeledData:
 def save_grammar(grammar: TreeGrammar, path: str | Path) -> None:
     """Write a grammar to a .json or .safetensors file, whole or not at all; every bit of it comes back.
 
-    Both hold format, version, and the fields of TreeGrammar by name: its numbers (in safetensors as metadata), and its arrays.
-    ValueError for another suffix.
-    """
+    Both hold format, version, the numbers q, depth and top (in safetensors as metadata; top is the
+    k of BP_k), and the arrays rules, weights, level_offsets and root. ValueError for another
+    suffix."""
     path = _grammar_path(path)
-    held = {field.name: getattr(grammar, field.name) for field in fields(grammar)}
-    arrays = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
-    numbers = {"format": _FORMAT, "version": VERSION, **{name: int(value) for name, value in held.items() if name not in arrays}}
+    arrays = {name: getattr(grammar.tree.arrays, name) for name in _TYPES}
+    sizes = {"q": grammar.q, "depth": grammar.depth, "top": grammar.k}
+    numbers = {
+        "format": _FORMAT,
+        "version": VERSION,
+        **{name: int(value) for name, value in sizes.items()},
+    }
     if path.suffix == ".json":
         text = json.dumps(numbers | {name: array.tolist() for name, array in arrays.items()}, allow_nan=False)
         with whole_file(path) as file:
@@ -94,9 +100,9 @@ def save_labeled_data(data: LabeledData, path: str | Path) -> None:
         raise ValueError(f"path: want a name that ends in .npy, got {path}")
     others = {
         f"{grammar.arity} children": grammar.arity != 2,
-        "levels with rules of their own": int(grammar.level_offsets[1]) != len(grammar.rules),
-        "another root": (grammar.root != 1 / grammar.q).any(),
-        f"BP_{grammar.top}": grammar.top,
+        "levels with rules of their own": not grammar.tree.shared,
+        "another root": (grammar.tree.arrays.root != 1 / grammar.q).any(),
+        f"BP_{grammar.k}": grammar.k,
     }
     if any(others.values()):
         got = ", ".join(name for name, is_so in others.items() if is_so)
@@ -137,9 +143,8 @@ def _checked_grammar(numbers: dict[str, Any], arrays: dict[str, Any]) -> TreeGra
     version = numbers.pop("version", None)
     if version != VERSION:
         raise ValueError(f"it has version {version}, this biasgen reads version {VERSION}")
-    names = [field.name for field in fields(TreeGrammar)]
-    if sorted([*numbers, *arrays]) != sorted(names):
-        raise ValueError(f"want {', '.join(names)}, got {', '.join([*numbers, *arrays])}")
+    if sorted([*numbers, *arrays]) != sorted(_FIELDS):
+        raise ValueError(f"want {', '.join(_FIELDS)}, got {', '.join([*numbers, *arrays])}")
     for name, number in numbers.items():
         if type(number) is not int:
             raise ValueError(f"{name}: want an integer, got {number!r:.50}")

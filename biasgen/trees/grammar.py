@@ -1,7 +1,7 @@
 """Probabilistic grammars on complete trees (Garnier-Brun et al., arXiv 2603.03469, section 3): rules, sampling, likelihood."""
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from biasgen._numbers import is_number, is_whole
 from biasgen.diffusion.process import as_double, per_row
 from biasgen.diffusion.schedule import Level
 from biasgen.ops import philox
+from biasgen.ops._evidence import MASKED
 from biasgen.ops._rows import as_tensor, dtype_name
-from biasgen.ops._trees import ARITIES, MASKED, MAX_LEAVES, MAX_RULES, MAX_SYMBOLS, block_of, checked_tree
+from biasgen.ops._tree_checks import ARITIES, MAX_RULES, MAX_SYMBOLS, check_depth
+from biasgen.ops.tree import Tree
 from biasgen.ops.tree_map import tree_map
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.ops.tree_posterior_sample import tree_posterior_sample
@@ -23,13 +25,21 @@ from biasgen.results import TreePosterior
 class TreeGrammar:
     """Symbols 0..q-1 on a complete tree; each node draws its s children given its own symbol, the root from a prior.
 
-    q: alphabet size, at most 256, the same at every level. depth: levels below the root, so sequences have L = s**depth <= 4096 leaves.
-    rules (R, 1 + s) int16: (parent, children), s = 2, 3 or 4. weights (R,) float64: probability of the children given the parent.
-    level_offsets (depth + 1,) int64: rules level_offsets[d] .. level_offsets[d + 1] - 1 are those of the nodes d levels below the root; an
-    empty block stands for that of the level above, so None, all rules at every level, is [0, R, R ...]. root (q,) float64: probabilities
-    of the root's symbol, None: uniform. top: k of BP_k, levels that are factorized, see `factorized`. The constructor checks nothing;
-    from_rules does.
-    """
+    q: alphabet size, at most 256, the same at every level. depth: levels below the root, so that
+    sequences have L = s**depth <= 4096 leaves. rules (R, 1 + s) int16: (parent, children), s = 2, 3
+    or 4. weights (R,) float64: probability of the children given the parent. level_offsets
+    (depth + 1,) int64: rules level_offsets[d] .. level_offsets[d + 1] - 1 are those of the nodes d
+    levels below the root; an empty block stands for that of the level above, so None, all rules at every
+    level, is [0, R, R ...]. root (q,) float64: probabilities of the root's symbol, None: uniform.
+    k: of BP_k, see `factorized`.
+
+    All is checked here, and no call checks it again: calls read arrays of their own, so that a
+    change of the ones above changes no answer, while dataclasses.replace(grammar) makes a grammar
+    of what they hold then.
+
+    ValueError where a symbol is outside the alphabet, a rule comes twice in a level, a parent has
+    no rule, weights of a parent do not sum to 1 within 1e-9 (which level, which parent, the sum),
+    offsets, root or k are wrong."""
 
     q: int
     depth: int
@@ -37,33 +47,41 @@ class TreeGrammar:
     weights: np.ndarray
     level_offsets: np.ndarray | None = None
     root: np.ndarray | None = None
-    top: int = 0
+    k: int = 0
 
     def __post_init__(self) -> None:
-        if self.level_offsets is None:
-            object.__setattr__(self, "level_offsets", np.array([0] + [len(self.rules)] * self.depth, np.int64))
-        if self.root is None:
-            object.__setattr__(self, "root", np.full(self.q, 1 / self.q))
-        # Found at once, since torch.compile can read them but not find them.
-        object.__setattr__(self, "_ends", tuple(self.level_offsets.tolist()))
-        object.__setattr__(self, "_channels", self._found_channels())
+        tree = Tree.checked(
+            self.q, self.depth, self.rules, self.weights, self.level_offsets, self.root
+        )
+        self._hold(tree.with_factorized(self.k))
+
+    def _hold(self, tree: Tree) -> None:
+        held = {"q": tree.Q, "depth": tree.depth, "k": tree.factorized, "_tree": tree}
+        copies = {
+            name: getattr(tree.arrays, name).copy()
+            for name in ("rules", "weights", "level_offsets", "root")
+        }
+        for name, value in (held | copies).items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_tree(cls, tree: Tree) -> "TreeGrammar":
+        """The grammar of what was checked already."""
+        grammar = object.__new__(cls)
+        grammar._hold(tree)
+        return grammar
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Of copies and pickles, which need not be checked again."""
+        return TreeGrammar.of_tree, (self.tree,)
 
     @classmethod
     def from_rules(
         cls, q: int, depth: int, rules: np.ndarray, weights: np.ndarray, *, level_offsets: np.ndarray | None = None,
         root: np.ndarray | None = None,
     ) -> "TreeGrammar":
-        """A grammar of your own, fields as above. ValueError where a symbol is outside the alphabet, a rule comes twice in a level, a
-        parent has no rule, weights of a parent do not sum to 1 within 1e-9 (which level, which parent, the sum), offsets or root are wrong.
-        """
-        rows = np.asarray(rules)
-        if rows.ndim != 2 or rows.shape[1] - 1 not in ARITIES or len(rows) == 0 or rows.dtype.kind not in "iu":
-            raise ValueError(f"rules: want (R, 1 + s) integers (parent, children), s = 2, 3 or 4, got {rows.dtype} of shape {rows.shape}")
-        if not is_whole(q, 1) or q > MAX_SYMBOLS:
-            raise ValueError(f"q: want 1..{MAX_SYMBOLS}, got {q}")
-        _check_depth(rows.shape[1] - 1, depth)
-        tree = checked_tree(q, depth, rows, weights, level_offsets, root)
-        return cls(q, depth, *(part.numpy() for part in tree[:4]))
+        """A grammar of your own: the constructor by a name that goes with the others."""
+        return cls(q, depth, rules, weights, level_offsets, root)
 
     @classmethod
     def from_transitions(
@@ -79,7 +97,7 @@ class TreeGrammar:
                 f"transitions: want a (q, q, q) table, 2 to 4 axes after the parent's, or {depth} of them, got "
                 f"{', '.join(str(table.shape) for table in tables)}"
             )
-        _check_depth(len(shape) - 1, depth)
+        check_depth(len(shape) - 1, depth)
         rules = [np.argwhere(table) for table in tables]
         weights = np.concatenate([table[tuple(rows.T)] for table, rows in zip(tables, rules, strict=True)])
         ends = np.cumsum([0, *map(len, rules)])
@@ -100,7 +118,7 @@ class TreeGrammar:
             raise ValueError(f"v: want 1..{MAX_SYMBOLS} symbols, got {v}")
         if not is_whole(m, 1) or m > v ** (s - 1) or v * m > MAX_RULES:
             raise ValueError(f"m: want 1..v**(s - 1) = {v ** (s - 1)} tuples a symbol, v m <= {MAX_RULES} in all, got {m}")
-        _check_depth(s, depth)
+        check_depth(s, depth)
         levels = []
         for level in range(1 if shared else depth):
             tuples: dict[int, None] = {}   # in the order drawn; drawn again until all differ
@@ -123,7 +141,7 @@ class TreeGrammar:
         """
         if not is_whole(q_eff, 1) or q_eff > q:
             raise ValueError(f"q_eff: want 1..q = {q}, got {q_eff}")
-        _check_depth(2, depth)
+        check_depth(2, depth)
         if not is_whole(q, 2) or q > MAX_SYMBOLS:
             raise ValueError(f"q: want 2..{MAX_SYMBOLS}, got {q}")
         if not is_number(sigma) or sigma < 0:
@@ -140,42 +158,49 @@ class TreeGrammar:
         return cls(q, depth, rules, weights.reshape(-1))
 
     @property
+    def tree(self) -> Tree:
+        """The same as ops take it: biasgen.ops.tree.Tree."""
+        return self._tree
+
+    @property
+    def channels(self) -> np.ndarray:
+        """(s**k, q, q) float64, a copy: probability of each node of level k given the root, [node,
+        root, symbol]; (0, q, q) for k = 0."""
+        return self.tree.arrays.channels.copy()
+
+    @property
     def length(self) -> int:
         """L, the number of leaves."""
-        return self.arity**self.depth
+        return self.tree.L
 
     @property
     def arity(self) -> int:
         """s, the number of children of a node."""
-        return self.rules.shape[1] - 1
+        return self.tree.arity
 
     @property
     def transitions(self) -> np.ndarray:
         """(q, ...) float64 with 1 + s axes: probability of the children given the parent, [parent, left, right] where s = 2; with an axis
         (depth, ...) before them where levels differ. ValueError above 1 GiB.
         """
-        shared = bool(self.level_offsets[1] == len(self.rules))
+        shared = self.tree.shared
         shape = (self.q,) * (1 + self.arity) if shared else (self.depth,) + (self.q,) * (1 + self.arity)
         if 8 * math.prod(shape) > 1 << 30:
             raise ValueError(f"transitions: want a table of at most 1 GiB, got shape {shape}; rules and weights say the same")
-        table = np.zeros(shape)
+        table, arrays = np.zeros(shape), self.tree.arrays
         for level in range(self.depth):
-            block = self._block(level)
-            (table if shared else table[level])[tuple(self.rules[block].T)] = self.weights[block]
+            block = slice(*self.tree.blocks[level])
+            (table if shared else table[level])[tuple(arrays.rules[block].T)] = arrays.weights[
+                block
+            ]
         return table
 
-    def _block(self, level: int) -> slice:
-        return slice(*block_of(self._ends, level))
-
     def factorized(self, k: int) -> "TreeGrammar":
-        """The model of BP_k: the nodes of level k are drawn each by itself given the root, from their true law given it, and the rules hold
-        below. k = 0 is this grammar, k = depth makes the leaves independent given the root. Posterior and log_prob are exact for it.
-        """
-        if not is_whole(k, 0) or k > self.depth:
-            raise ValueError(f"k: want 0..{self.depth}, got {k}")
-        if 8 * self.arity**k * self.q**2 > 1 << 30:
-            raise ValueError(f"k: want tables of at most 1 GiB, got {self.arity**k} nodes of {self.q} x {self.q}")
-        return replace(self, top=k)
+        """The model of BP_k: the nodes of level k are drawn each by itself given the root, from
+        their true law given it, and the rules hold below. k = 0 is the whole grammar, k = depth
+        makes the leaves independent given the root. Posterior and log_prob are exact for it.
+        ValueError for k outside 0..depth, and where channels would take more than 1 GiB."""
+        return TreeGrammar.of_tree(self.tree.with_factorized(k))
 
     def floored(self, floor: float) -> "TreeGrammar":
         """All q**(1 + s) rules at every level, each weight larger by `floor`, 0 < floor <= 1e-16: what is forbidden becomes possible at
@@ -187,58 +212,44 @@ class TreeGrammar:
             raise ValueError(f"floor: want at most {MAX_RULES} rules, got all {self.q}**{1 + self.arity}")
         table = self.transitions + floor
         tables = table if table.ndim == 1 + self.arity else list(table)
-        return replace(self.from_transitions(self.depth, tables, root=self.root), top=self.top)
-
-    @property
-    def channels(self) -> np.ndarray:
-        """(s**k, q, q) float64, k = top: probability of each node of level k given the root, [node, root, symbol]; (0, q, q) for k = 0."""
-        return self._channels
-
-    def _found_channels(self) -> np.ndarray:
-        if self.top == 0:
-            return np.empty((0, self.q, self.q))
-        table = np.eye(self.q)[None]
-        for level in range(self.top):
-            block = self._block(level)
-            step = np.zeros((self.arity, self.q, self.q))
-            for child in range(self.arity):
-                np.add.at(step[child], (self.rules[block, 0], self.rules[block, 1 + child]), self.weights[block])
-            table = (table[:, None] @ step).reshape(-1, self.q, self.q)
-        return table
+        return self.from_transitions(self.depth, tables, root=self.tree.arrays.root).factorized(
+            self.k
+        )
 
     def sample(self, n: int, *, seed: int = 0, offset: int = 0) -> np.ndarray:
         """(n, L) int8 sequences (int16 where q > 127): rows offset..offset+n of the list that `seed` fixes, so that disjoint ranges are
         independent data.
 
-        By inverse distribution function, number 0 of a sample draws the root, the next, level by level, what each node becomes (where
-        top > 0, first the nodes of that level).
-        """
+        By inverse distribution function, number 0 of a sample draws the root, the next, level by
+        level, what each node becomes (where k > 0, first the nodes of level k)."""
         if not is_whole(n, 0):
             raise ValueError(f"n: want a number of samples >= 0, got {n}")
-        hung = len(self.channels)
-        draws = 1 + hung + sum(self.arity**d for d in range(self.top, self.depth))
-        u = philox.uniforms(seed, n=n, count=draws, offset=offset, purpose=philox.DATA)
-        if (self.root == self.root[0]).all():
+        rules, weights, _, root, channels = self.tree.arrays
+        hung = len(channels)
+        u = philox.uniforms(seed, n=n, count=self.tree.draws, offset=offset, purpose=philox.DATA)
+        if (root == root[0]).all():
             nodes = np.minimum((u[:, :1] * self.q).astype(np.int64), self.q - 1)
         else:
-            last = np.flatnonzero(self.root)[-1]
-            nodes = np.minimum((u[:, :1, None] > np.cumsum(self.root)).sum(-1), last)
+            last = np.flatnonzero(root)[-1]
+            nodes = np.minimum((u[:, :1, None] > np.cumsum(root)).sum(-1), last)
         used = 1 + hung
         if hung:
-            reached = np.cumsum(self.channels, 2)
+            reached = np.cumsum(channels, 2)
             nodes = np.stack([(u[:, 1 + j, None] * reached[j, nodes[:, 0], -1:] > reached[j, nodes[:, 0]]).sum(-1) for j in range(hung)], 1)
-        for level in range(self.top, self.depth):
-            block = self._block(level)
-            order = block.start + np.argsort(self.rules[block, 0], kind="stable")
-            ends = np.searchsorted(self.rules[order, 0], np.arange(self.q), side="right")
+        for level in range(self.k, self.depth):
+            block = slice(*self.tree.blocks[level])
+            order = block.start + np.argsort(rules[block, 0], kind="stable")
+            ends = np.searchsorted(rules[order, 0], np.arange(self.q), side="right")
             first = np.concatenate([[0], ends[:-1]])
             padded = np.full((self.q, (ends - first).max()), np.inf)   # cumulative weights; inf closes the last rule against rounding
             for p in range(self.q):
-                padded[p, : ends[p] - first[p] - 1] = np.cumsum(self.weights[order[first[p] : ends[p]]])[:-1]
+                padded[p, : ends[p] - first[p] - 1] = np.cumsum(weights[order[first[p] : ends[p]]])[
+                    :-1
+                ]
             draws = u[:, used : used + nodes.shape[1]]
             used += nodes.shape[1]
             rule = first[nodes] + (draws[..., None] > padded[nodes]).sum(-1)
-            nodes = self.rules[order[rule], 1:].reshape(n, self.arity * nodes.shape[1])
+            nodes = rules[order[rule], 1:].reshape(n, self.arity * nodes.shape[1])
         return nodes.astype(np.int8 if self.q <= 127 else np.int16)
 
     def log_prob(self, tokens: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
@@ -266,11 +277,10 @@ class TreeGrammar:
         or both: ops.tree_posterior with this grammar. levels: what is wanted, None, "leaves", "all" or "rules". compat: "paper" reads
         tokens as the authors' code does, where q + 1 stands for a leaf that nobody saw.
         """
-        self._check_evidence(log_field, tokens)
         if compat is not None:
             tokens = self._paper_tokens(tokens, compat)
         return tree_posterior(
-            log_field, self.rules, self.weights, tokens=tokens, temperature=temperature, levels=levels, **self._model()
+            log_field, self.tree, tokens=tokens, temperature=temperature, levels=levels
         )
 
     def posterior_sample(
@@ -278,29 +288,15 @@ class TreeGrammar:
         temperature: float = 1.0,
     ) -> np.ndarray | torch.Tensor:
         """(B, n, L) or (n, L) strings from the posterior: ops.tree_posterior_sample with this grammar."""
-        self._check_evidence(log_field, tokens)
         return tree_posterior_sample(
-            log_field, self.rules, self.weights, n, tokens=tokens, temperature=temperature, seed=seed, **self._model()
+            log_field, self.tree, n, tokens=tokens, temperature=temperature, seed=seed
         )
 
     def map_estimate(
         self, log_field: np.ndarray | torch.Tensor | None = None, *, tokens: np.ndarray | torch.Tensor | None = None
     ) -> tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]:
         """(tokens (B, L), log_p (B,)) of the most probable derivation: ops.tree_map with this grammar."""
-        self._check_evidence(log_field, tokens)
-        return tree_map(log_field, self.rules, self.weights, tokens=tokens, **self._model())
-
-    def _model(self) -> dict[str, Any]:
-        return {"level_offsets": self._ends, "root": self.root, "channels": self.channels}
-
-    def _check_evidence(self, log_field: np.ndarray | torch.Tensor | None, tokens: np.ndarray | torch.Tensor | None) -> None:
-        for name, given, shape in (("log_field", log_field, (self.length, self.q)), ("tokens", tokens, (self.length,))):
-            if given is None:
-                continue
-            dtype_name(given, name)   # TypeError for another kind of object
-            if given.ndim not in (len(shape), len(shape) + 1) or tuple(given.shape[-len(shape) :]) != shape:
-                sizes = ", ".join(map(str, shape))
-                raise ValueError(f"{name}: want (B, {sizes}) or ({sizes}{',' * (len(shape) == 1)}), got {tuple(given.shape)}")
+        return tree_map(log_field, self.tree, tokens=tokens)
 
     def _paper_tokens(self, tokens: np.ndarray | torch.Tensor | None, compat: str) -> np.ndarray | torch.Tensor:
         """The authors' symbols, -1 where theirs is q + 1."""
@@ -308,6 +304,7 @@ class TreeGrammar:
             raise ValueError(f"compat: want None or 'paper', got {compat!r}")
         if tokens is None:
             raise ValueError("compat: 'paper' is a way to read tokens, got none")
+        dtype_name(tokens, "tokens")   # TypeError for another kind of object
         symbols = as_tensor(tokens).long()
         masked = symbols == self.q + 1
         if bool((~masked & ((symbols < 0) | (symbols >= self.q))).any()):
@@ -326,9 +323,3 @@ class TreeGrammar:
         low = int(tokens.min()) if math.prod(tokens.shape) else 0
         if low < 0:
             raise ValueError(f"tokens: want symbols 0..{self.q - 1}, got {low}")
-
-
-def _check_depth(s: int, depth: int) -> None:
-    deepest = max(d for d in range(1, 13) if s**d <= MAX_LEAVES)
-    if not is_whole(depth, 1) or depth > deepest:
-        raise ValueError(f"depth: want 1..{deepest} for nodes with {s} children, got {depth}")

@@ -49,7 +49,9 @@ def sample_tokens(
     if module is not None:
         philox.check(seed, n=n, offset=offset)
         levels, arguments = launch_arguments(grammar, schedule, steps=steps, start=start, t_start=t_start, device=device)
-        made = module.tree_trajectory(grammar.rules, grammar.weights, levels, n=n, device=device, seed=seed, offset=offset, **arguments)
+        made = module.tree_trajectory(
+            grammar.tree, levels, n=n, device=device, seed=seed, offset=offset, **arguments
+        )
         return made["strings"].long()
     shape = grammar.length, grammar.q
     tokens = torch.empty((n, grammar.length), dtype=torch.int64, device=device)
@@ -93,8 +95,9 @@ def most_rows(grammar: TreeGrammar) -> int:
 def has_kernel(grammar: TreeGrammar) -> bool:
     """Are these the rules of the paper's grammar, for which whole trajectories are compiled?"""
     paper = TreeGrammar.random()
-    sizes = [(g.q, g.depth, g.top, {*map(tuple, g.rules)}) for g in (grammar, paper)]
-    return sizes[0] == sizes[1] and int(grammar.level_offsets[1]) == len(grammar.rules) and bool((grammar.root == grammar.root[0]).all())
+    sizes = [(g.q, g.depth, g.k, {*map(tuple, g.tree.arrays.rules)}) for g in (grammar, paper)]
+    root = grammar.tree.arrays.root
+    return sizes[0] == sizes[1] and grammar.tree.shared and bool((root == root[0]).all())
 
 
 def step_levels(grammar: TreeGrammar, schedule: Schedule, times: list[int]) -> np.ndarray:

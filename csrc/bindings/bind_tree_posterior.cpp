@@ -97,27 +97,42 @@ class Channels {
   std::vector<TreeRuleGroups> views_;
 };
 
-// A grammar as arrays, checked. root relative to its largest entry.
+// An array that a Python object has by name, of element type T.
+template <class T>
+py::array_t<T> part(const py::object& object, const char* name) {
+  const py::object found = object.attr(name);
+  if (!py::isinstance<py::array_t<T>>(found))
+    throw std::invalid_argument(std::string(name) + ": want an array of " + std::string(py::str(py::dtype::of<T>())));
+  return py::reinterpret_borrow<py::array_t<T>>(found);
+}
+
+// A grammar (biasgen.ops.tree.Arrays), checked. root relative to its largest entry.
 struct Model {
-  const int16_t* rules;
-  const double *weights, *channels, *log_weights = nullptr, *log_channels = nullptr;
-  const int64_t* offsets;
+  py::array_t<int16_t> rules;
+  Doubles weights, channels;
+  Int64 offsets;
+  const double *log_weights = nullptr, *log_channels = nullptr;
   std::vector<TreePrior> root;
+  std::vector<int64_t> start;
 
   // Fills what the batch says of the grammar but its rules, which run() groups.
-  Model(const py::array_t<int16_t>& rules, const Doubles& weights, const Int64& level_offsets, const Doubles& root,
-        const Doubles& channels, TreeBatch& batch)
-      : rules(rules.data()), weights(weights.data()), channels(channels.data()), offsets(level_offsets.data()) {
+  Model(const py::object& grammar, TreeBatch& batch)
+      : rules(part<int16_t>(grammar, "rules")),
+        weights(part<double>(grammar, "weights")),
+        channels(part<double>(grammar, "channels")),
+        offsets(part<int64_t>(grammar, "level_offsets")) {
+    const Doubles root = part<double>(grammar, "root");
     require(rules.ndim() == 2 && rules.shape(1) >= 3 && rules.shape(1) <= 5 && contiguous(rules),
             "rules: want a C-contiguous (R, 1 + s) array, s = 2, 3 or 4");
-    const int64_t R = rules.shape(0), Q = root.size(), depth = level_offsets.size() - 1;
+    const int64_t R = rules.shape(0), Q = root.size(), depth = offsets.size() - 1;
     batch.arity = rules.shape(1) - 1, batch.depth = depth, batch.Q = Q, batch.L = 1;
     for (int64_t d = 0; d < depth && batch.L <= 4096; ++d) batch.L *= batch.arity;
     require(depth >= 1 && batch.L <= 4096 && Q >= 1 && Q <= 256,
             "root: want Q = 1 .. 256 symbols and L = s^depth <= 4096 leaves");
     check_vector(weights, R, "weights: want a C-contiguous (R,) array");
-    check_vector(level_offsets, depth + 1, "level_offsets: want a C-contiguous (depth + 1,) array");
-    require(offsets[0] == 0 && offsets[1] > 0 && offsets[depth] == R && std::is_sorted(offsets, offsets + depth + 1),
+    check_vector(offsets, depth + 1, "level_offsets: want a C-contiguous (depth + 1,) array");
+    const int64_t* ends = offsets.data();
+    require(ends[0] == 0 && ends[1] > 0 && ends[depth] == R && std::is_sorted(ends, ends + depth + 1),
             "level_offsets: want ascending numbers from 0 to R, the first level's block not empty");
     check_vector(root, Q, "root: want a C-contiguous (Q,) array");
     require(std::all_of(rules.data(), rules.data() + rules.size(), [Q](int16_t s) { return s >= 0 && s < Q; }),
@@ -125,18 +140,25 @@ struct Model {
     const auto probabilities = [](const double* p, int64_t n) {
       return std::all_of(p, p + n, [](double w) { return w >= 0 && w <= 2; });
     };
-    require(probabilities(this->weights, R), "weights: want probabilities");
+    require(probabilities(weights.data(), R), "weights: want probabilities");
     const double largest = *std::max_element(root.data(), root.data() + Q);
     require(probabilities(root.data(), Q) && largest > 0, "root: want probabilities");
-    batch.top = 0;
-    int64_t hung = 0;
+    batch.factorized = 0;
     if (channels.size() > 0) {
-      for (hung = 1; batch.top < depth && hung < channels.shape(0); ++batch.top) hung *= batch.arity;
-      require(channels.ndim() == 3 && batch.top > 0 && channels.shape(0) == hung && channels.shape(1) == Q &&
+      int64_t hung = 1;
+      for (; batch.factorized < depth && hung < channels.shape(0); ++batch.factorized) hung *= batch.arity;
+      require(channels.ndim() == 3 && batch.factorized > 0 && channels.shape(0) == hung && channels.shape(1) == Q &&
                   channels.shape(2) == Q && contiguous(channels),
               "channels: want a C-contiguous (s^k, Q, Q) array, k >= 1");
-      require(probabilities(this->channels, channels.size()), "channels: want probabilities");
+      require(probabilities(channels.data(), channels.size()), "channels: want probabilities");
     }
+    int64_t nodes = 0, width = 1;
+    for (int64_t level = 0; level <= depth; ++level, width *= batch.arity) {
+      start.push_back(nodes);
+      if (level == 0 || level >= batch.factorized) nodes += width;
+    }
+    start.push_back(nodes);
+    batch.start = start.data();
     batch.log_root = std::log(largest);
     this->root.resize(Q);
     for (int64_t a = 0; a < Q; ++a) {
@@ -149,12 +171,10 @@ struct Model {
     batch.root = this->root.data();
   }
 
-  // Nodes of the levels that have some.
-  static int64_t nodes(const TreeBatch& batch) {
-    int64_t sum = 0, width = 1;
-    for (int64_t level = 0; level <= batch.depth; ++level, width *= batch.arity)
-      if (level == 0 || level >= batch.top) sum += width;
-    return sum;
+  int64_t nodes() const { return start.back(); }
+  // How many nodes hang on the root.
+  int64_t hung(const TreeBatch& batch) const {
+    return batch.factorized == 0 ? 0 : start[batch.factorized + 1] - start[batch.factorized];
   }
 
   int64_t run(Isa isa, TreeBatch& batch) const {
@@ -166,23 +186,21 @@ struct Model {
  private:
   template <int S>
   int64_t with_rules(Isa isa, TreeBatch& batch) const {
-    const Grammar<S> grammar(rules, weights, log_weights, offsets, batch.depth, batch.Q);
-    int64_t hung = batch.top > 0, numbers = 0, width = 1;
-    for (int64_t d = 0; d < batch.top; ++d) hung *= S;
-    const Channels grouped(channels, log_channels, hung, batch.Q);
+    const Grammar<S> grammar(rules.data(), weights.data(), log_weights, offsets.data(), batch.depth, batch.Q);
+    const Channels grouped(channels.data(), log_channels, hung(batch), batch.Q);
     batch.rules = grammar.levels(), batch.channels = grouped.views(), batch.choices = batch.Q;
-    std::vector<int64_t> start;
-    int64_t most = 0;
-    for (int64_t level = 0; level < batch.depth; ++level, width *= S) {
+    std::vector<int64_t> first;
+    int64_t numbers = 0, most = 0;
+    for (int64_t level = 0; level < batch.depth; ++level) {
       const TreeRuleGroups& groups = batch.rules[level * (S + 1)];
-      start.push_back(numbers);
-      if (level >= batch.top) numbers += width * groups.count;
+      first.push_back(numbers);
+      if (level >= batch.factorized) numbers += (batch.start[level + 1] - batch.start[level]) * groups.count;
       most = std::max(most, groups.count);
       batch.choices = std::max(batch.choices, groups.longest);
     }
     require(batch.output != TreeOutput::rules || batch.rules_row == numbers, "rule_marginals: want a number a rule");
-    batch.rule_start = start.data();
-    batch.scratch_bytes = tree_posterior_scratch(batch.L, batch.Q, S, nodes(batch), hung,
+    batch.rule_start = first.data();
+    batch.scratch_bytes = tree_posterior_scratch(batch.L, batch.Q, S, nodes(), hung(batch),
                                                  batch.output == TreeOutput::rules ? most : 0, batch.choices);
     const Scratch scratch = make_scratch(batch.scratch_bytes);
     batch.scratch = scratch.get();
@@ -210,32 +228,41 @@ void check_evidence(const py::array& evidence, TreeBatch& batch) {
   batch.evidence = evidence.data();
 }
 
-int64_t tree_posterior_entry(const std::string& isa_name, const py::array& evidence, const py::array_t<int16_t>& rules,
-                             const Doubles& weights, const Int64& level_offsets, const Doubles& root,
-                             const Doubles& channels, py::array_t<float>& marginals, Doubles& log_z,
-                             py::array_t<bool>& impossible, py::array_t<float>& rule_marginals, bool stream) {
+// A result's table by name: where it begins, and how many numbers a sample has; none where it is None.
+template <class T>
+T* table(const py::object& result, const char* name, int64_t B, int64_t& row) {
+  row = 0;
+  if (result.attr(name).is_none()) return nullptr;
+  py::array_t<T> found = part<T>(result, name);
+  if (found.ndim() < 1 || found.shape(0) != B || !contiguous(found))
+    throw std::invalid_argument(std::string(name) + ": want a C-contiguous (B, ...) array");
+  row = 1;
+  for (py::ssize_t axis = 1; axis < found.ndim(); ++axis) row *= found.shape(axis);
+  return found.mutable_data();
+}
+
+// result: biasgen.results.TreePosterior of arrays.
+int64_t tree_posterior_entry(const std::string& isa_name, const py::array& evidence, const py::object& grammar,
+                             const py::object& result, bool stream) {
   const Isa isa = parse_isa(isa_name);
   TreeBatch batch{};
-  const Model model(rules, weights, level_offsets, root, channels, batch);
+  const Model model(grammar, batch);
   check_evidence(evidence, batch);
-  const int64_t B = batch.B, nodes = Model::nodes(batch);
-  require(marginals.ndim() == 3 && marginals.shape(0) == B && marginals.shape(2) == batch.Q && contiguous(marginals) &&
-              (marginals.shape(1) == 0 || marginals.shape(1) == batch.L || marginals.shape(1) == nodes),
-          "marginals: want a C-contiguous (B, 0, L or nodes, Q) array");
-  require(rule_marginals.ndim() == 2 && rule_marginals.shape(0) == B && contiguous(rule_marginals) &&
-              (rule_marginals.shape(1) == 0 || marginals.shape(1) == nodes),
-          "rule_marginals: want a C-contiguous (B, numbers) array, none without the marginals of all nodes");
-  check_vector(log_z, B, "log_z: want a C-contiguous (B,) array");
-  check_vector(impossible, B, "impossible: want a C-contiguous (B,) array");
-  batch.output = rule_marginals.shape(1) > 0     ? TreeOutput::rules
-                 : marginals.shape(1) == 0       ? TreeOutput::none
-                 : marginals.shape(1) == batch.L ? TreeOutput::leaves
+  const int64_t B = batch.B, leaves = batch.L * batch.Q, all = model.nodes() * batch.Q;
+  int64_t each, also;
+  batch.log_z = table<double>(result, "log_z", B, each);
+  batch.impossible = table<bool>(result, "impossible", B, also);
+  require(each == 1 && also == 1, "log_z, impossible: want (B,) arrays");
+  batch.marginals = table<float>(result, "marginals", B, batch.marginals_row);
+  batch.rule_marginals = table<float>(result, "rule_marginals", B, batch.rules_row);
+  require(batch.marginals_row == 0 || batch.marginals_row == leaves || batch.marginals_row == all,
+          "marginals: want those of the leaves or of all nodes");
+  require(batch.rules_row == 0 || batch.marginals_row == all, "rule_marginals: want them beside those of all nodes");
+  batch.output = batch.rules_row > 0             ? TreeOutput::rules
+                 : batch.marginals_row == 0      ? TreeOutput::none
+                 : batch.marginals_row == leaves ? TreeOutput::leaves
                                                  : TreeOutput::all;
-  batch.marginals = marginals.mutable_data(), batch.marginals_row = marginals.shape(1) * batch.Q;
-  batch.rule_marginals = rule_marginals.mutable_data(), batch.rules_row = rule_marginals.shape(1);
   batch.stream = stream;
-  batch.log_z = log_z.mutable_data();
-  batch.impossible = impossible.mutable_data();
   py::gil_scoped_release unlocked;
   DefaultFpState fp_state;
   return model.run(isa, batch);
@@ -250,13 +277,11 @@ void check_strings(py::array& strings, TreeBatch& batch) {
   batch.strings.tokens = strings.mutable_data();
 }
 
-int64_t tree_posterior_sample_entry(const std::string& isa_name, const py::array& evidence,
-                                    const py::array_t<int16_t>& rules, const Doubles& weights,
-                                    const Int64& level_offsets, const Doubles& root, const Doubles& channels,
+int64_t tree_posterior_sample_entry(const std::string& isa_name, const py::array& evidence, const py::object& grammar,
                                     uint64_t seed, int64_t first, py::array& strings) {
   const Isa isa = parse_isa(isa_name);
   TreeBatch batch{};
-  const Model model(rules, weights, level_offsets, root, channels, batch);
+  const Model model(grammar, batch);
   check_evidence(evidence, batch);
   check_strings(strings, batch);
   batch.strings.n = strings.shape(1), batch.strings.seed = seed, batch.strings.first = first;
@@ -265,23 +290,24 @@ int64_t tree_posterior_sample_entry(const std::string& isa_name, const py::array
   return model.run(isa, batch);
 }
 
-int64_t tree_map_entry(const std::string& isa_name, const py::array& evidence, const py::array_t<int16_t>& rules,
-                       const Doubles& weights, const Int64& level_offsets, const Doubles& root, const Doubles& channels,
-                       const Doubles& log_weights, const Doubles& log_root, const Doubles& log_channels,
-                       py::array& strings, Doubles& log_p) {
+// logs: the grammar with the logarithms of its probabilities in their place.
+int64_t tree_map_entry(const std::string& isa_name, const py::array& evidence, const py::object& grammar,
+                       const py::object& logs, py::array& strings, Doubles& log_p) {
   const Isa isa = parse_isa(isa_name);
   TreeBatch batch{};
-  Model model(rules, weights, level_offsets, root, channels, batch);
+  Model model(grammar, batch);
   check_evidence(evidence, batch);
   check_strings(strings, batch);
   require(strings.shape(1) == 1, "strings: want one of each sample");
   check_vector(log_p, batch.B, "log_p: want a C-contiguous (B,) array");
-  require(log_weights.size() == weights.size() && log_root.size() == batch.Q &&
-              log_channels.size() == channels.size() && contiguous(log_weights) && contiguous(log_root) &&
-              contiguous(log_channels),
-          "log_weights, log_root, log_channels: want the logarithms of the probabilities");
-  model.log_weights = log_weights.data(), model.log_channels = log_channels.data();
-  batch.log_prior = log_root.data(), batch.log_z = log_p.mutable_data();
+  const Doubles weights = part<double>(logs, "weights"), root = part<double>(logs, "root");
+  const Doubles channels = part<double>(logs, "channels");
+  require(weights.size() == model.weights.size() && root.size() == batch.Q &&
+              channels.size() == model.channels.size() && contiguous(weights) && contiguous(root) &&
+              contiguous(channels),
+          "logs: want the logarithms of the probabilities");
+  model.log_weights = weights.data(), model.log_channels = channels.data();
+  batch.log_prior = root.data(), batch.log_z = log_p.mutable_data();
   py::gil_scoped_release unlocked;
   DefaultFpState fp_state;
   return model.run(isa, batch);
@@ -290,23 +316,14 @@ int64_t tree_map_entry(const std::string& isa_name, const py::array& evidence, c
 }  // namespace
 
 void bind_tree_posterior(py::module_& m) {
-  m.def(
-      "tree_posterior", &tree_posterior_entry, py::arg("isa"), py::arg("evidence").noconvert(),
-      py::arg("rules").noconvert(), py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(),
-      py::arg("root").noconvert(), py::arg("channels").noconvert(), py::arg("marginals").noconvert(),
-      py::arg("log_z").noconvert(), py::arg("impossible").noconvert(), py::arg("rule_marginals").noconvert(),
-      py::arg("stream"),
-      "Fills log_z and impossible, marginals and rule_marginals where they have room; returns -1, or the first sample "
-      "that is refused.");
+  m.def("tree_posterior", &tree_posterior_entry, py::arg("isa"), py::arg("evidence").noconvert(), py::arg("grammar"),
+        py::arg("result"), py::arg("stream"),
+        "Fills what result has arrays for; returns -1, or the first sample that is refused.");
   m.def("tree_posterior_sample", &tree_posterior_sample_entry, py::arg("isa"), py::arg("evidence").noconvert(),
-        py::arg("rules").noconvert(), py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(),
-        py::arg("root").noconvert(), py::arg("channels").noconvert(), py::arg("seed"), py::arg("first"),
-        py::arg("strings").noconvert(),
+        py::arg("grammar"), py::arg("seed"), py::arg("first"), py::arg("strings").noconvert(),
         "Fills strings, by the numbers of samples from `first`; returns -1, or the first sample that is refused.");
-  m.def("tree_map", &tree_map_entry, py::arg("isa"), py::arg("evidence").noconvert(), py::arg("rules").noconvert(),
-        py::arg("weights").noconvert(), py::arg("level_offsets").noconvert(), py::arg("root").noconvert(),
-        py::arg("channels").noconvert(), py::arg("log_weights").noconvert(), py::arg("log_root").noconvert(),
-        py::arg("log_channels").noconvert(), py::arg("strings").noconvert(), py::arg("log_p").noconvert(),
+  m.def("tree_map", &tree_map_entry, py::arg("isa"), py::arg("evidence").noconvert(), py::arg("grammar"),
+        py::arg("logs"), py::arg("strings").noconvert(), py::arg("log_p").noconvert(),
         "Fills strings (B, 1, L) and log_p; returns -1, or the first sample that is refused.");
 }
 

@@ -95,12 +95,12 @@ void draw(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space, in
       for (int64_t j = 0; j < tree.hung(); ++j) {
         const TreeRuleGroups& channel = batch.channels[2 * j];
         const int64_t n =
-            weigh<1>(channel, root, space.messages + (tree.start[tree.top] + j) * Q, Q, lane, space.weights);
+            weigh<1>(channel, root, space.messages + (tree.start[tree.factorized] + j) * Q, Q, lane, space.weights);
         const auto* symbols = static_cast<const TreeRule<1>*>(channel.rules) + channel.begin[root];
         nodes[j] = static_cast<int16_t>(symbols[choose(space.weights, n, numbers.next())].others[0]);
       }
-      int64_t width = tree.top > 0 ? tree.hung() : 1;
-      for (int64_t level = tree.top; level < tree.depth; ++level, width *= S) {
+      int64_t width = tree.factorized > 0 ? tree.hung() : 1;
+      for (int64_t level = tree.factorized; level < tree.depth; ++level, width *= S) {
         const TreeRuleGroups& groups = batch.rules[level * (S + 1)];
         const Entry* below = space.messages + tree.start[level + 1] * Q;
         for (int64_t i = 0; i < width; ++i) {

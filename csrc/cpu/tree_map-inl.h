@@ -95,17 +95,17 @@ __attribute__((noinline)) int64_t run_map(const TreeBatch& batch) {
       if (evidence[l].refused || !(evidence[l].spread < kMaxSpread)) return sample;
     }
     int64_t width = L;
-    for (int64_t level = tree.depth - 1; level >= tree.top; --level) {
+    for (int64_t level = tree.depth - 1; level >= tree.factorized; --level) {
       width /= S;
       for (int64_t node = 0; node < width; ++node)
         largest_terms<S>(batch.rules[level * (S + 1)], Q, messages + (tree.start[level + 1] + S * node) * Q,
                          messages + (tree.start[level] + node) * Q);
     }
-    if (tree.top > 0) {
+    if (tree.factorized > 0) {
       Logs* const told = messages + tree.nodes() * Q;
       for (int64_t a = 0; a < Q; ++a) messages[a] = Logs{};
       for (int64_t j = 0; j < tree.hung(); ++j) {
-        largest_terms<1>(batch.channels[2 * j], Q, messages + (tree.start[tree.top] + j) * Q, told);
+        largest_terms<1>(batch.channels[2 * j], Q, messages + (tree.start[tree.factorized] + j) * Q, told);
         for (int64_t a = 0; a < Q; ++a) messages[a] += told[a];
       }
     }
@@ -121,11 +121,11 @@ __attribute__((noinline)) int64_t run_map(const TreeBatch& batch) {
       nodes[0] = static_cast<int16_t>(root);
       for (int64_t j = 0; j < tree.hung(); ++j) {
         const TreeRuleGroups& channel = batch.channels[2 * j];
-        const int64_t r = largest_rule<1>(channel, root, messages + (tree.start[tree.top] + j) * Q, Q, l);
+        const int64_t r = largest_rule<1>(channel, root, messages + (tree.start[tree.factorized] + j) * Q, Q, l);
         nodes[j] = static_cast<int16_t>(static_cast<const TreeRule<1>*>(channel.rules)[r].others[0]);
       }
-      width = tree.top > 0 ? tree.hung() : 1;
-      for (int64_t level = tree.top; level < tree.depth; ++level, width *= S) {
+      width = tree.factorized > 0 ? tree.hung() : 1;
+      for (int64_t level = tree.factorized; level < tree.depth; ++level, width *= S) {
         const TreeRuleGroups& groups = batch.rules[level * (S + 1)];
         for (int64_t i = 0; i < width; ++i) {
           const Logs* below = messages + (tree.start[level + 1] + S * i) * Q;

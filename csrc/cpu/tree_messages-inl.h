@@ -28,17 +28,12 @@ struct Entry {
 // depth.
 template <int S>
 struct Tree {
-  int64_t Q, L, depth, top, start[kMaxDepth + 2];
-  explicit Tree(const TreeBatch& batch) : Q(batch.Q), L(batch.L), depth(batch.depth), top(batch.top) {
-    int64_t at = 0, width = 1;
-    for (int64_t level = 0; level <= depth; ++level, width *= S) {
-      start[level] = at;
-      if (level == 0 || level >= top) at += width;
-    }
-    start[depth + 1] = at;
-  }
+  int64_t Q, L, depth, factorized;
+  const int64_t* start;
+  explicit Tree(const TreeBatch& batch)
+      : Q(batch.Q), L(batch.L), depth(batch.depth), factorized(batch.factorized), start(batch.start) {}
   int64_t nodes() const { return start[depth + 1]; }
-  int64_t hung() const { return top == 0 ? 0 : start[top + 1] - 1; }
+  int64_t hung() const { return factorized == 0 ? 0 : start[factorized + 1] - 1; }
   int64_t group() const { return L < kLeafGroup ? L : (S == 3 ? 3 : kLeafGroup); }  // leaves transposed together
 };
 

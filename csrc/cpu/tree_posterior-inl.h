@@ -118,7 +118,7 @@ void upward(const Tree<S>& tree, const TreeRuleGroups* rules, Entry* messages) {
   const int64_t Q = tree.Q;
   for (int64_t family = 0; family < tree.L / S; ++family) {
     int64_t node = family;
-    for (int64_t level = tree.depth - 1; level >= tree.top; --level, node /= S) {
+    for (int64_t level = tree.depth - 1; level >= tree.factorized; --level, node /= S) {
       const Entry* children[S];
       for (int c = 0; c < S; ++c) children[c] = messages + (tree.start[level + 1] + S * node + c) * Q;
       combine<S>(rules[level * (S + 1)], Q, children, messages + (tree.start[level] + node) * Q);
@@ -133,7 +133,7 @@ template <int S>
 void upward_hung(const Tree<S>& tree, const TreeRuleGroups* channels, Entry* messages, Entry* told, Entry* products) {
   const int64_t Q = tree.Q, last = tree.hung() - 1;
   for (int64_t j = last; j >= 0; --j) {
-    const Entry* child = messages + (tree.start[tree.top] + j) * Q;
+    const Entry* child = messages + (tree.start[tree.factorized] + j) * Q;
     combine<1>(channels[2 * j], Q, &child, told + j * Q);
     if (j == last)
       std::memcpy(products + j * Q, told + j * Q, Q * sizeof(Entry));
@@ -189,28 +189,28 @@ void downward(const Tree<S>& tree, const TreeBatch& batch, const Space<S>& space
   };
   // Each hung node hears the prior and what the others told: those before it in `prior`, those behind it in products.
   const int64_t first_leaf = all ? tree.start[tree.depth] : 0;
-  const int64_t first_hung = tree.top == tree.depth ? first_leaf : tree.start[tree.top];
+  const int64_t first_hung = tree.factorized == tree.depth ? first_leaf : tree.start[tree.factorized];
   for (int64_t j = 0; j < tree.hung(); ++j) {
     const Entry* cavity = prior;
     if (j + 1 < tree.hung()) {
       multiply(prior, space.products + (j + 1) * Q, Q, spare);
       cavity = spare;
     }
-    Entry* const node = messages + (tree.start[tree.top] + j) * Q;
+    Entry* const node = messages + (tree.start[tree.factorized] + j) * Q;
     combine<1>(batch.channels[2 * j + 1], Q, &cavity, inside);
-    if (all || tree.top == tree.depth) {
+    if (all || tree.factorized == tree.depth) {
       write_marginals(inside, node, Q, columns);
       store_columns(columns, (first_hung + j) * Q, Q, rows.marginals);
     }
     std::memcpy(node, inside, Q * sizeof(Entry));
     multiply(prior, space.told + j * Q, Q, prior);
   }
-  if (tree.top == tree.depth) return;
-  if (tree.top == 0) std::memcpy(messages, prior, Q * sizeof(Entry));
+  if (tree.factorized == tree.depth) return;
+  if (tree.factorized == 0) std::memcpy(messages, prior, Q * sizeof(Entry));
 
   for (int64_t family = 0; family < tree.L / S; ++family) {
     int64_t rise = 0, width = 1;  // ancestors whose first leaf this is
-    while (rise < tree.depth - 1 - tree.top && family % (width * S) == 0) ++rise, width *= S;
+    while (rise < tree.depth - 1 - tree.factorized && family % (width * S) == 0) ++rise, width *= S;
     for (; rise > 0; --rise, width /= S) {
       const int64_t level = tree.depth - 1 - rise, node = family / width;
       const Entry* parent = messages + (tree.start[level] + node) * Q;
@@ -296,7 +296,7 @@ int64_t run(const TreeBatch& batch) {
       if (half.refused[l % kHalf] != 0 || !(half.spread[l % kHalf] < kMaxSpread)) return first + l;
     }
     upward(tree, batch.rules, space.messages);
-    if (tree.top > 0) upward_hung(tree, batch.channels, space.messages, space.told, space.products);
+    if (tree.factorized > 0) upward_hung(tree, batch.channels, space.messages, space.told, space.products);
     if (batch.strings.n >= 0) {
       for (int l = 0; l < count; ++l) draw(tree, batch, space, l, first + l);
       continue;

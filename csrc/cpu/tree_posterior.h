@@ -53,8 +53,9 @@ struct TreeBatch {
   const void* evidence;
   TreeEvidence type;
   const TreeRuleGroups* rules;     // (depth, arity + 1): level by level from the root, by parent and by each child
-  int64_t top;                     // above 0: the nodes of this level hang on the root, the levels between are left out
-  const TreeRuleGroups* channels;  // (arity^top, 2), TreeRule<1>: of each of these nodes by the root and by its symbol
+  int64_t factorized;              // k of BP_k: the nodes of level k > 0 hang on the root, without the levels between
+  const int64_t* start;            // (depth + 2,): where the nodes of each level begin, and how many there are
+  const TreeRuleGroups* channels;  // (arity^k, 2), TreeRule<1>: of each of these nodes by the root and by its symbol
   const TreePrior* root;           // (Q,)
   double log_root;                 // logarithm of the prior's largest entry
   TreeOutput output;
@@ -78,8 +79,8 @@ constexpr double kMaxSpread = 1 << 30;
 // Bytes of a tile's marginals, at most, that are gathered before they are streamed.
 constexpr int64_t kStage = 16384;
 
-// Leaves that are transposed together (3 where three make a family), and levels below the root, at most.
-constexpr int64_t kLeafGroup = 4, kMaxDepth = 12;
+// Leaves that are transposed together, at most (3 where three make a family).
+constexpr int64_t kLeafGroup = 4;
 
 // The messages of `nodes` nodes, of two families of children and the prior, of what `hung` nodes on the root tell it
 // twice; columns of one group of leaves, or of `rules` rules; a stage; what draws a string: its choices, its symbols

@@ -12,20 +12,21 @@
 namespace biasgen {
 namespace {
 
-// A tree of arity S with what the kernel reads of it; the nodes of level `top`, where it is above 0, hang on the root.
+// A tree of arity S with what the kernel reads of it; the nodes of level `factorized`, where it is above 0, hang on the
+// root.
 template <int S>
 struct TestTree {
-  int64_t Q, L, depth = 0, top, nodes = 0, hung = 0, numbers = 0;
+  int64_t Q, L, depth = 0, factorized, nodes = 0, hung = 0, numbers = 0;
   std::vector<Rule<S>> rules;
   std::vector<Rule<1>> channel;  // of every hung node
   std::vector<Grouped<S>> groups;
   std::vector<Grouped<1>> channel_groups;
   std::vector<TreeRuleGroups> levels, channels;
   std::vector<TreePrior> root;
-  std::vector<int64_t> rule_start;
+  std::vector<int64_t> start, rule_start;
   std::vector<double> log_weights, log_channel, log_root;
 
-  TestTree(int64_t Q, int64_t L, int64_t top) : Q(Q), L(L), top(top), root(Q, {1.0f, 0}) {
+  TestTree(int64_t Q, int64_t L, int64_t factorized) : Q(Q), L(L), factorized(factorized), root(Q, {1.0f, 0}) {
     for (int64_t s = 0; s < Q; ++s) {
       for (int64_t i = 0; i < 2; ++i) {
         Rule<S> rule{{s}, i ? 0.7 : 0.3};
@@ -38,13 +39,15 @@ struct TestTree {
     for (int key = 0; key < 2; ++key) channel_groups.emplace_back(channel, Q, key);
     int64_t width = 1;
     for (; width <= L; width *= S, ++depth) {
-      if (depth == 0 || depth >= top) nodes += width;
-      if (depth == top && top > 0) hung = width;
+      start.push_back(nodes);
+      if (depth == 0 || depth >= factorized) nodes += width;
+      if (depth == factorized && factorized > 0) hung = width;
       if (width == L) break;
       for (const auto& group : groups) levels.push_back(group.view());
       rule_start.push_back(numbers);
-      if (depth >= top) numbers += width * static_cast<int64_t>(rules.size());
+      if (depth >= factorized) numbers += width * static_cast<int64_t>(rules.size());
     }
+    start.push_back(nodes);
     for (int64_t j = 0; j < hung; ++j)
       for (const auto& group : channel_groups) channels.push_back(group.view());
     for (const auto& rule : rules) log_weights.push_back(std::log(rule.weight));
@@ -56,7 +59,8 @@ struct TestTree {
 
   TreeBatch batch(int64_t B, TreeOutput output) const {
     TreeBatch batch{};
-    batch.B = B, batch.L = L, batch.Q = Q, batch.arity = S, batch.depth = depth, batch.top = top;
+    batch.B = B, batch.L = L, batch.Q = Q, batch.arity = S, batch.depth = depth;
+    batch.factorized = factorized, batch.start = start.data();
     batch.rules = levels.data(), batch.channels = channels.data(), batch.rule_start = rule_start.data();
     batch.root = root.data(), batch.log_root = -std::log(double(Q)), batch.output = output;
     batch.marginals_row = (output == TreeOutput::leaves ? L : output == TreeOutput::none ? 0 : nodes) * Q;
@@ -71,7 +75,7 @@ struct TestTree {
     double sum = 0;
     for (int64_t r = 0; r < Q; ++r) {
       double p = 1;
-      if (top == 0) p = probability(rules, r, leaves, L, most);
+      if (factorized == 0) p = probability(rules, r, leaves, L, most);
       for (int64_t j = 0; j < hung; ++j) {
         double node = 0;
         for (const auto& rule : channel) {
@@ -120,7 +124,7 @@ void check_tree(const Kernels& kernel, const TestTree<S>& tree, int64_t B, const
     const float* leaves = &all.marginals[(b + 1) * tree.nodes * Q - row];
     check(std::equal(leaves, leaves + row, &found.marginals[b * row]), "leaves");
     const int64_t families = L / S, R = static_cast<int64_t>(tree.rules.size());
-    for (int64_t i = 0; tree.top < tree.depth && i < families;
+    for (int64_t i = 0; tree.factorized < tree.depth && i < families;
          ++i) {  // the leaves' parents: their rules add up to them
       std::vector<double> sum(Q);
       for (int64_t r = 0; r < R; ++r)
@@ -188,8 +192,8 @@ template <int S, class T>
 void test_tree(const Kernels& kernel, int64_t B, int64_t L, int64_t Q) {
   int64_t depth = 0;
   for (int64_t width = 1; width < L; width *= S) ++depth;
-  for (int64_t top = 0; top <= depth; ++top) {
-    const TestTree<S> tree(Q, L, top);
+  for (int64_t factorized = 0; factorized <= depth; ++factorized) {
+    const TestTree<S> tree(Q, L, factorized);
     const int64_t row = L * Q;
     std::vector<T> field(B * row);
     for (auto& f : field) f = static_cast<T>(below(4000)) / 1000 - 2;

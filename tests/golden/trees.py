@@ -85,7 +85,7 @@ def calls():
 
 def _grammars():
     for name, g in grammars().items():
-        parts = g.q, g.depth, g.top, g.rules, g.weights, g.level_offsets, g.root, g.channels
+        parts = g.q, g.depth, g.k, g.rules, g.weights, g.level_offsets, g.root, g.channels
         yield f"grammar {name}", lambda parts=parts: parts, DOUBLE
         yield f"sample {name}", lambda g=g: g.sample(7, seed=3, offset=11), None
     for name in ("paper", "own rules", "3 children", "BP_2"):
@@ -130,13 +130,13 @@ def _posteriors():
     yield "posterior of one field", lambda: paper.posterior(x[0].astype(np.float32)), CLOSE
     yield "posterior of a tensor", lambda: paper.posterior(torch.from_numpy(x)), CLOSE
     yield "gradient of log_z", _gradient, CLOSE
-    own = grammars()["own rules"]
+    own = TreeGrammar(3, 3, grammars()["own rules"].rules, grammars()["own rules"].weights)
     y = field("own rules")
-    yield "op tree_posterior", lambda: tree_posterior(y, own.rules, own.weights), CLOSE
-    yield "op tree_map", lambda: tree_map(y, own.rules, own.weights), CLOSE
+    yield "op tree_posterior", lambda: tree_posterior(y, own.tree), CLOSE
+    yield "op tree_map", lambda: tree_map(y, own.tree), CLOSE
     yield (
         "op tree_posterior_sample",
-        lambda: tree_posterior_sample(y, own.rules, own.weights, 2, seed=5),
+        lambda: tree_posterior_sample(y, own.tree, 2, seed=5),
         None,
     )
     for name in ("paper", "own rules", "3 children", "BP_2"):

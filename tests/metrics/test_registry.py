@@ -121,12 +121,14 @@ def test_an_entry_point_that_registers_nothing_is_named(installed):
 
 def test_every_metric_of_this_package_is_known():
     assert {*DEFAULT, "nn_ks", "nn_wasserstein", "split_comparison"} <= set(registry.known())
-    settings = {"exact_copies": {"expected": 0.1}, "leakage": {"level": 0.5}}
-    found = biasgen.evaluate(**SETS, metrics=settings).metrics
-    rows = biasgen.leakage(**SETS, level=0.5).rows
-    assert found["leakage"].value == len(rows)
+    sets = SETS | {"gen": np.concatenate([GEN[:20], np.repeat(TRAIN[:4], 15, axis=0)])}
+    settings = {"exact_copies": {"expected": 0.1}, "leakage": {"level": 0.2}}
+    found = biasgen.evaluate(**sets, metrics=settings).metrics
+    rows = biasgen.leakage(**sets, level=0.2).rows
+    assert sorted(rows) == [0, 1, 2, 3]
+    assert found["leakage"].value == 4
     assert found["leakage"].params["rows"] == rows.tolist()
-    assert found["exact_copies"].value == (GEN[:, None] == TRAIN).all(2).any(1).mean()
+    assert found["exact_copies"].value == (sets["gen"][:, None] == TRAIN).all(2).any(1).mean()
 
 
 @pytest.mark.filterwarnings("ignore:heldout. its smallest distances:RuntimeWarning")

@@ -17,6 +17,7 @@ from biasgen.ops import empirical_denoise as empirical_module
 from biasgen.ops import tree_posterior as tree_module
 from biasgen.ops._prepared import of_tensors
 from biasgen.ops.empirical_denoise import empirical_denoise
+from biasgen.ops.tree import Tree
 from biasgen.ops.tree_posterior import tree_posterior
 
 SCHEDULE, GRAMMAR = Schedule.linear(), TreeGrammar.random(depth=3)
@@ -69,8 +70,8 @@ def fresh_compiler():
 @pytest.mark.parametrize("batched", [False, True])
 def test_gradient_of_log_z_is_the_marginals(backend, dtype, batched):
     values = field(dtype=dtype) if batched else field(dtype=dtype)[1].detach().requires_grad_()
-    found = tree_posterior(values, GRAMMAR.rules, GRAMMAR.weights, backend=backend)
-    expected = tree_posterior(values.detach(), GRAMMAR.rules, GRAMMAR.weights, backend=backend)
+    found = tree_posterior(values, GRAMMAR.tree, backend=backend)
+    expected = tree_posterior(values.detach(), GRAMMAR.tree, backend=backend)
     assert torch.equal(found.log_z, expected.log_z)
     assert torch.equal(found.marginals, expected.marginals)
     weights = torch.linspace(-1, 2, max(1, found.log_z.numel()), dtype=torch.float64).reshape(found.log_z.shape)
@@ -82,9 +83,14 @@ def test_gradient_of_log_z_is_the_marginals(backend, dtype, batched):
 def kinds_of_calls(name):
     """A function of field and levels for a grammar's calls: tokens in place of some leaves, a temperature; with both as numbers."""
     grammar = GRAMMARS[name]
-    model = {"level_offsets": grammar.level_offsets, "root": grammar.root, "channels": grammar.channels, "backend": "torch"}
     for tokens, T in ((None, 1.0), (unseen(grammar), 1.0), (None, 0.7), (unseen(grammar).numpy(), 2.0)):
-        yield partial(tree_posterior, rules=grammar.rules, weights=grammar.weights, tokens=tokens, temperature=T, **model), tokens, T
+        yield (
+            partial(
+                tree_posterior, tree=grammar.tree, tokens=tokens, temperature=T, backend="torch"
+            ),
+            tokens,
+            T,
+        )
 
 
 def flat(posterior):
@@ -280,15 +286,19 @@ def test_gradients_by_other_arguments_are_refused():
         arguments[name] = arguments[name].clone().requires_grad_()
         with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
             empirical_denoise(x_t, arguments["rows"], 1.0, 0.5, log_weights=arguments["log_weights"])
+    tree = GRAMMARS["BP_1"].tree
     for name in ("weights", "root", "channels"):
-        grammar = GRAMMARS["BP_1"]
-        model = {"weights": grammar.weights, "level_offsets": grammar.level_offsets, "root": grammar.root, "channels": grammar.channels}
-        model[name] = torch.from_numpy(model[name].copy()).requires_grad_()
-        for evidence in ({"log_field": field().detach()}, {"log_field": field()}, {"log_field": None, "tokens": unseen(grammar)}):
-            with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
-                tree_posterior(**evidence, rules=grammar.rules, **model)
-            with torch.no_grad():
-                tree_posterior(**evidence, rules=grammar.rules, **model)
+        parts = {
+            part: getattr(tree, part)
+            for part in ("rules", "weights", "level_offsets", "root", "channels")
+        }
+        parts[name] = parts[name].clone().requires_grad_()
+        with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
+            Tree.checked(6, 3, **parts)
+        with torch.no_grad():
+            Tree.checked(6, 3, **parts)
+        with pytest.raises(ValueError, match=rf"^{name}: no gradient by it is computed"):
+            torch.ops.biasgen.tree_posterior(field(), None, *parts.values(), 1.0, "leaves", None)
 
 
 def test_other_calls_do_not_come_here(monkeypatch):
@@ -321,11 +331,6 @@ def test_arguments_reach_the_op(log_weights):
         DENOISERS["tokens"](torch.where(torch.arange(3)[:, None, None] == 1, torch.nan, x_t), level)
     with pytest.raises(ValueError, match=r"^log_field: want numbers below"):
         GRAMMAR.posterior((0 * field().detach() / 0).requires_grad_())
-    for offsets in ([0, 24.0, 24, 24], [[0, 24, 24, 24]]):
-        with pytest.raises(ValueError, match=r"^level_offsets: want \(depth \+ 1,\) integers"):
-            tree_posterior(field(), GRAMMAR.rules, GRAMMAR.weights, offsets)
-    with pytest.raises(ValueError, match=r"^level_offsets: want ascending"):
-        tree_posterior(field(), GRAMMAR.rules, GRAMMAR.weights, torch.tensor([0, 24, 24, 23]))
     with pytest.raises(ValueError, match=r"^tokens: want symbols 0\.\.5"):
         GRAMMAR.posterior(field(), tokens=unseen(GRAMMAR) + 3)
 
@@ -351,15 +356,14 @@ def test_opcheck_of_the_tree(name, levels):
     """Of every shape that the op may return; with everything that opcheck knows (1 s) for one."""
     grammar = GRAMMARS[name]
     values, tokens = field(grammar), unseen(grammar)
-    root = torch.from_numpy(grammar.root)
-    rules = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights), grammar.level_offsets.tolist()
-    model = *rules, root, torch.from_numpy(grammar.channels)
+    tree = grammar.tree
+    model = tree.rules, tree.weights, list(tree.level_offsets), tree.root, tree.channels
     differentiable = ("test_schema", "test_autograd_registration", "test_faketensor")     # the last one differentiates every output
     for evidence, options in (
         ((values, tokens), (*model, 2.0, levels, "torch")),
         ((values[0].detach().requires_grad_(), None), (*model, 1.0, levels, None)),
         ((None, tokens), (*model, 0.7, levels, "torch")),
-        ((None, tokens[1]), (*rules, root, None, 1.0, levels, "torch")),
+        ((None, tokens[1]), (*model, 1.0, levels, "torch")),
     ):
         opcheck(torch.ops.biasgen.tree_posterior, (*evidence, *options), test_utils=differentiable)
     if (name, levels) in (("paper", "leaves"), ("BP_1", "rules")):

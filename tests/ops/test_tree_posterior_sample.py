@@ -68,7 +68,7 @@ def test_certain_and_impossible_evidence():
 def test_refusals():
     grammar, field = TreeGrammar.random(), np.zeros((1, 16, 6))
     with pytest.raises(ValueError, match=r"^n: want a number of strings >= 0, got -1"):
-        tree_posterior_sample(field, grammar.rules, grammar.weights, -1)
+        tree_posterior_sample(field, grammar.tree, -1)
     with pytest.raises(ValueError, match=r"^seed: want an integer in \[0, 2\*\*64\), got -1"):
         grammar.posterior_sample(field, 1, seed=-1)
     with pytest.raises(ValueError, match=r"^log_field: want \(B, 16, 6\) or"):

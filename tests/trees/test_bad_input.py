@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from biasgen import TreeGrammar
+from biasgen.ops.tree import Tree
 from biasgen.ops.tree_map import tree_map
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.ops.tree_posterior_sample import tree_posterior_sample
@@ -14,7 +15,10 @@ from tests.tree_problems import draw, most_probable, posterior, tables
 GRAMMAR = TreeGrammar.random(depth=2)
 FIELD, TOKENS = np.zeros((2, 4, 6)), np.zeros((2, 4), int)
 CHANNELS = GRAMMAR.factorized(1).channels
-COPIES = {"rules": np.array([(a, a, a) for a in range(6)]), "weights": np.ones(6), "root": np.eye(6)[0]}   # no weight vanishes
+COPIES, SURE = (
+    Tree.checked(6, 2, [(a, a, a) for a in range(6)], np.ones(6), None, root)
+    for root in (None, np.eye(6)[0])
+)   # no weight vanishes; SURE: and no probability of the root
 
 
 def with_value(table, at, value):
@@ -26,9 +30,39 @@ def with_value(table, at, value):
 BAD = [
     ({"log_field": None}, "log_field: want a log-field, tokens or both, got None and None"),
     ({"log_field": FIELD.astype(np.float16)}, "log_field: want float32 or float64, got float16"),
-    ({"log_field": np.zeros((2, 4, 5))}, r"rules: want symbols 0..4, got \[0, 5, 1\] in row 0"),
-    ({"log_field": np.zeros((2, 4, 7))}, "rules: .* none with parent 6"),
-    ({"log_field": np.zeros((2, 5, 6))}, r"log_field: .* got shape \(2, 5, 6\)"),
+    (
+        {"log_field": np.zeros((2, 4, 5))},
+        r"log_field: want \(B, 4, 6\) or \(4, 6\), got \(2, 4, 5\)",
+    ),
+    ({"log_field": np.zeros((2, 4, 7))}, r"log_field: .* got \(2, 4, 7\)"),
+    ({"log_field": np.zeros((2, 5, 6))}, r"log_field: .* got \(2, 5, 6\)"),
+    (
+        {"log_field": None, "tokens": TOKENS.astype(float)},
+        "tokens: want integers, got torch.float64",
+    ),
+    ({"log_field": None, "tokens": TOKENS.astype(bool)}, "tokens: want integers, got torch.bool"),
+    (
+        {"log_field": None, "tokens": TOKENS.astype(np.uint64)},
+        "tokens: want integers, got torch.uint64",
+    ),
+    (
+        {"log_field": None, "tokens": TOKENS + 6},
+        r"tokens: want symbols 0\.\.5, or -1 for a leaf that is masked, got 6\.\.6",
+    ),
+    ({"log_field": None, "tokens": TOKENS - 2}, "tokens: want symbols .* got -2"),
+    (
+        {"log_field": None, "tokens": TOKENS[:, :3]},
+        r"tokens: want \(B, 4\) or \(4,\), got \(2, 3\)",
+    ),
+    ({"log_field": None, "tokens": TOKENS[None]}, r"tokens: want .* got \(1, 2, 4\)"),
+    ({"log_field": None, "tokens": np.array(0)}, r"tokens: want .* got \(\)"),
+    ({"tokens": TOKENS[:1]}, r"tokens: want one a leaf of log_field, \(2, 4\), got \(1, 4\)"),
+    ({"tokens": TOKENS[0]}, "tokens: want one a leaf of log_field"),
+    ({"tokens": np.zeros((2, 8), int)}, r"tokens: want .* got \(2, 8\)"),
+    ({"tokens": TOKENS > 0}, "tokens: want integers, got torch.bool"),  # no mask beside tokens
+    ({"backend": "numba"}, "backend: none can run .* here; numba: no such backend"),
+]
+BAD_GRAMMARS = [
     ({"rules": np.array([(0, 0, 1, 2, 3, 4)])}, r"rules: want \(R, 1 \+ s\) integers .* got int64 of shape \(1, 6\)"),
     ({"weights": GRAMMAR.weights * 1.01}, "weights: want a sum of 1 over the rules of each parent, got 1.01 for parent"),
     ({"weights": with_value(GRAMMAR.weights, 3, np.nan)}, "weights: want finite numbers >= 0, got nan in row 3"),
@@ -38,18 +72,6 @@ BAD = [
     ({"root": np.full(6, 0.2)}, "root: want .* sum 1.2"),
     ({"root": np.array([1.5, -0.5, 0, 0, 0, 0])}, "root: want .* least -0.5"),
     ({"root": np.full(6, np.nan)}, "root: want .* sum nan"),
-    ({"log_field": None, "tokens": TOKENS.astype(float)}, "tokens: want integers, got torch.float64"),
-    ({"log_field": None, "tokens": TOKENS.astype(bool)}, "tokens: want integers, got torch.bool"),
-    ({"log_field": None, "tokens": TOKENS.astype(np.uint64)}, "tokens: want integers, got torch.uint64"),
-    ({"log_field": None, "tokens": TOKENS + 6}, r"tokens: want symbols 0\.\.5, or -1 for a leaf that is masked, got 6\.\.6"),
-    ({"log_field": None, "tokens": TOKENS - 2}, "tokens: want symbols .* got -2"),
-    ({"log_field": None, "tokens": TOKENS[:, :3]}, r"tokens: want \(B, L\) or \(L,\) .* got shape \(2, 3\)"),
-    ({"log_field": None, "tokens": TOKENS[None]}, r"tokens: want .* got shape \(1, 2, 4\)"),
-    ({"log_field": None, "tokens": np.array(0)}, r"tokens: want .* got shape \(\)"),
-    ({"tokens": TOKENS[:1]}, r"tokens: want one a leaf of log_field, \(2, 4\), got \(1, 4\)"),
-    ({"tokens": TOKENS[0]}, "tokens: want one a leaf of log_field"),
-    ({"tokens": np.zeros((2, 8), int)}, r"tokens: want one a leaf of log_field, \(2, 4\), got \(2, 8\)"),
-    ({"tokens": TOKENS > 0}, "tokens: want integers, got torch.bool"),   # no mask beside tokens
     ({"channels": CHANNELS[:1]}, r"channels: want \(2\^k, 6, 6\) floats, k <= 2, got float64 of shape \(1, 6, 6\)"),
     ({"channels": np.repeat(CHANNELS, 4, 0)}, r"channels: .* got float64 of shape \(8, 6, 6\)"),
     ({"channels": CHANNELS[:, :5, :5]}, r"channels: .* got float64 of shape \(2, 5, 5\)"),
@@ -57,14 +79,29 @@ BAD = [
     ({"channels": with_value(CHANNELS, (1, 2, 3), 0.9)}, "channels: want probabilities that sum to 1 .* 0.9.* for node 1, root 2"),
     ({"channels": with_value(CHANNELS, (1, 4), [1.5, -0.5, 0, 0, 0, 0])}, "channels: want probabilities .* for node 1, root 4"),
     ({"channels": with_value(CHANNELS, (0, 5, 0), np.nan)}, "channels: want probabilities .* for node 0, root 5"),
-    ({"backend": "numba"}, "backend: none can run .* here; numba: no such backend"),
 ]
 COLD = [
-    *(({"temperature": t}, f"temperature: want a finite number above 0, got {t}") for t in (0, -1, 0.0, math.inf, math.nan)),
+    *(
+        ({"temperature": t}, f"temperature: want a finite number above 0, got {t}")
+        for t in (0, -1, 0.0, math.inf, math.nan)
+    ),
     ({"temperature": 1e-3}, "temperature: 0.001 is so low that weights of 0.0338 vanish"),
-    ({"temperature": 1e-3, **COPIES, "root": None}, "temperature: 0.001 is so low that root of 0.167 vanish"),
-    ({"temperature": 5e-4, **COPIES, "channels": np.full((2, 6, 6), 1 / 6)}, "temperature: 0.0005 is so low that channels of 0.167 vanish"),
-    ({"temperature": 1e-9, **COPIES, "log_field": FIELD - 1e300 * np.eye(6)[:4]}, "temperature: 1e-09 is so low that log_field leaves"),
+    (
+        {"temperature": 1e-3, "tree": COPIES},
+        "temperature: 0.001 is so low that root of 0.167 vanish",
+    ),
+    (
+        {"temperature": 5e-4, "tree": COPIES.with_channels(np.full((2, 6, 6), 1 / 6))},
+        "temperature: 0.0005 is so low that root of 0.167 vanish",
+    ),
+    (
+        {"temperature": 5e-4, "tree": SURE.with_channels(np.full((2, 6, 6), 1 / 6))},
+        "temperature: 0.0005 is so low that channels of 0.167 vanish",
+    ),
+    (
+        {"temperature": 1e-9, "tree": SURE, "log_field": FIELD - 1e300 * np.eye(6)[:4]},
+        "temperature: 1e-09 is so low that log_field leaves",
+    ),
 ]
 CALLS = {
     tree_posterior: {},
@@ -78,9 +115,16 @@ CALLS = {
 def test_ops(op, change, message):
     if op is tree_map and "temperature" in change:
         return   # it has none
-    given = {"log_field": FIELD, "rules": GRAMMAR.rules, "weights": GRAMMAR.weights} | CALLS[op] | change
+    given = {"log_field": FIELD, "tree": GRAMMAR.tree} | CALLS[op] | change
     with pytest.raises(ValueError, match="^" + message):
         op(**given)
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_GRAMMARS)
+def test_arrays(change, message):
+    given = {"q": 6, "depth": 2, "rules": GRAMMAR.rules, "weights": GRAMMAR.weights} | change
+    with pytest.raises(ValueError, match="^" + message):
+        Tree.checked(**given)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +133,7 @@ def test_ops(op, change, message):
 )
 def test_levels(change, message):
     with pytest.raises(ValueError, match="^" + message):
-        tree_posterior(FIELD, GRAMMAR.rules, GRAMMAR.weights, **change)
+        tree_posterior(FIELD, GRAMMAR.tree, **change)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +142,7 @@ def test_levels(change, message):
 )
 def test_numbers(change, message):
     with pytest.raises(ValueError, match="^" + message):
-        tree_posterior_sample(FIELD, GRAMMAR.rules, GRAMMAR.weights, **{"n": 1} | change)
+        tree_posterior_sample(FIELD, GRAMMAR.tree, **{"n": 1} | change)
 
 
 @pytest.mark.parametrize("op", [posterior, most_probable, draw])
@@ -170,8 +214,9 @@ def test_grammars(call, name):
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda: tree_posterior([[0.0]], GRAMMAR.rules, GRAMMAR.weights), "log_field"),
-        (lambda: tree_map(None, GRAMMAR.rules, GRAMMAR.weights, tokens=[0, 0, 0, 0]), "tokens"),
+        (lambda: tree_posterior([[0.0]], GRAMMAR.tree), "log_field"),
+        (lambda: tree_map(None, GRAMMAR.tree, tokens=[0, 0, 0, 0]), "tokens"),
+        (lambda: GRAMMAR.posterior(tokens=[0, 0, 0, 0], compat="paper"), "tokens"),
         (lambda: GRAMMAR.posterior([[0.0]]), "log_field"),
         (lambda: GRAMMAR.posterior(tokens=[0, 0, 0, 0]), "tokens"),
         (lambda: GRAMMAR.log_prob([[0, 0, 0, 0]]), "tokens"),

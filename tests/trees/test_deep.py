@@ -46,7 +46,7 @@ def test_messages(implementation, name, k):
     for form, levels in (("field", "leaves"), ("field", "all"), ("tokens", "all"), ("mixed", "rules")):
         with named(form, levels):
             found = posterior(grammar, implementation, **deep_evidence(name, form), levels=levels)
-            assert_output(found, by_messages(name, grammar.top, form, levels))
+            assert_output(found, by_messages(name, grammar.k, form, levels))
 
 
 @cache

@@ -5,6 +5,7 @@ from scipy import stats
 
 from biasgen import TreeGrammar
 from biasgen.ops import philox
+from biasgen.ops.tree import Tree
 from biasgen.ops.tree_posterior import tree_posterior
 from biasgen.oracle import tree_posterior as oracle
 from biasgen.results import TreePosterior
@@ -27,11 +28,11 @@ def test_enumeration_of_all_levels(implementation, q, s, depth, m):
     grammar = grammar_of(q, q, s, depth, m)
     for typed in (field_of(grammar, 20), field_of(grammar, 5).astype(np.float32)):
         expected = oracle.enumerate_posterior(typed, *arguments(grammar), levels="all")
-        found = tree_posterior(typed, *arguments(grammar), levels="all", backend=implementation)
+        found = tree_posterior(typed, grammar.tree, levels="all", backend=implementation)
         assert [part.shape[1] for part in found.marginals] == [s**d for d in range(depth + 1)]
         whole = np.concatenate(found.marginals, 1)
         assert_posterior_close(TreePosterior(whole, found.log_z, found.impossible), expected)
-        leaves = tree_posterior(typed, *arguments(grammar), backend=implementation)
+        leaves = tree_posterior(typed, grammar.tree, backend=implementation)
         np.testing.assert_array_equal(leaves.marginals, found.marginals[-1])
         np.testing.assert_array_equal(leaves.log_z, found.log_z)
 
@@ -40,7 +41,7 @@ def test_enumeration_of_all_levels(implementation, q, s, depth, m):
 def test_deep_trees_and_many_rules(implementation, q, s, depth, m):
     grammar = grammar_of(1, q, s, depth, m)
     field = field_of(grammar, 5)
-    found = tree_posterior(field, *arguments(grammar), backend=implementation)
+    found = tree_posterior(field, grammar.tree, backend=implementation)
     assert_posterior_close(found, oracle.tree_posterior(field, *arguments(grammar)))
 
 
@@ -48,8 +49,9 @@ def test_a_prior_far_below_the_evidence(implementation):
     """The only root that the evidence allows has a prior of 1e-300, and nothing may be lost."""
     rules = [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
     field = np.array([[[0, -np.inf, 400], [300, 1, -np.inf]], [[-np.inf, 0, -np.inf], [0, 0, 0]]])
-    call = field, np.array(rules), np.ones(3), [0, 3], [1e-300, 1 - 1e-12, 1e-12]
-    assert_posterior_close(tree_posterior(*call, backend=implementation), oracle.enumerate_posterior(*call))
+    grammar = np.array(rules), np.ones(3), [0, 3], np.array([1e-300, 1 - 1e-12, 1e-12])
+    found = tree_posterior(field, Tree.checked(3, 1, *grammar), backend=implementation)
+    assert_posterior_close(found, oracle.enumerate_posterior(field, *grammar))
 
 
 @pytest.mark.parametrize("s", [2, 3, 4])
@@ -58,9 +60,11 @@ def test_bits_do_not_depend_on_the_batch(implementation, s):
         pytest.skip("promised of the native kernels")
     grammar = grammar_of(2, 5, s, 2, 4)
     field = field_of(grammar, 17)
-    whole = np.concatenate(tree_posterior(field, *arguments(grammar), levels="all", backend=implementation).marginals, 1)
+    whole = np.concatenate(
+        tree_posterior(field, grammar.tree, levels="all", backend=implementation).marginals, 1
+    )
     for n in range(17):
-        one = tree_posterior(field[n], *arguments(grammar), levels="all", backend=implementation).marginals
+        one = tree_posterior(field[n], grammar.tree, levels="all", backend=implementation).marginals
         np.testing.assert_array_equal(np.concatenate(one), whole[n])
 
 

@@ -107,8 +107,8 @@ def test_factorized_denoisers():
     for k in range(5):
         by_grammar = TreeDenoiser(GRAMMAR.factorized(k))(x_t, level)
         assert torch.equal(TreeDenoiser(GRAMMAR, factorized=k)(x_t, level), by_grammar)
-    assert TreeDenoiser(GRAMMAR.factorized(2)).grammar.top == 2
-    assert TreeDenoiser(GRAMMAR, factorized=3, compat="paper").grammar.top == 3
+    assert TreeDenoiser(GRAMMAR.factorized(2)).grammar.k == 2
+    assert TreeDenoiser(GRAMMAR, factorized=3, compat="paper").grammar.k == 3
     torch.testing.assert_close(TreeDenoiser(GRAMMAR, 4, "paper")(x_t, level), by_grammar, rtol=1e-2, atol=1e-4)   # no zeros in P_4
 
 
@@ -117,7 +117,7 @@ def test_floored_grammars_keep_levels_root_and_arity():
     floored = rhm.floored(1e-16)
     assert len(floored.rules) == 2 * 81
     np.testing.assert_allclose(floored.transitions, rhm.transitions + 1e-16, rtol=0, atol=1e-30)
-    assert GRAMMAR.factorized(2).floored(1e-16).top == 2
+    assert GRAMMAR.factorized(2).floored(1e-16).k == 2
     rooted = TreeGrammar.from_rules(6, 4, GRAMMAR.rules, GRAMMAR.weights, root=np.array([1.0, 0, 0, 0, 0, 0])).floored(1e-16)
     assert rooted.root.tolist() == [1, 0, 0, 0, 0, 0]
     assert len(rooted.rules) == 216

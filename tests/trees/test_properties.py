@@ -1,4 +1,6 @@
 """What holds for every tree, every field and every k: sums, derivatives, symmetries, limits, equal evidence in other words."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -56,7 +58,7 @@ def assert_sums(grammar, found):
     for level, (rows, _) in enumerate(oracle.blocks(grammar.rules, grammar.weights, grammar.level_offsets, grammar.depth)):
         table = found.rule_marginals[level]
         if table is None:
-            assert level < grammar.top
+            assert level < grammar.k
             continue
         for column in range(rows.shape[1]):
             nodes = found.marginals[level] if column == 0 else found.marginals[level + 1][:, column - 1 :: grammar.arity]
@@ -125,7 +127,7 @@ def test_other_names_of_the_symbols(implementation, case):
     inverse = np.argsort(names)
     other = TreeGrammar.from_rules(
         grammar.q, grammar.depth, names[grammar.rules], grammar.weights, level_offsets=grammar.level_offsets, root=grammar.root[inverse]
-    ).factorized(grammar.top)
+    ).factorized(grammar.k)
     found, plain = (posterior(g, implementation, f, levels="all") for g, f in ((other, field[..., inverse]), (grammar, field)))
     assert_same(found, plain, order=lambda tables: [table[..., inverse] for table in tables])
     strings, log_p = most_probable(grammar, implementation, field)
@@ -139,7 +141,7 @@ def test_other_names_of_the_symbols(implementation, case):
 def test_children_in_reverse(implementation, case):
     grammar, field, _ = case
     rules = np.concatenate([grammar.rules[:, :1], grammar.rules[:, :0:-1]], 1)
-    other = TreeGrammar(grammar.q, grammar.depth, rules, grammar.weights, grammar.level_offsets, grammar.root, grammar.top)
+    other = replace(grammar, rules=rules)
     found, plain = (posterior(g, implementation, f, levels="all") for g, f in ((other, field[:, ::-1]), (grammar, field)))
     assert_same(found, plain, order=lambda tables: [table[:, ::-1] for table in tables])
 
