@@ -66,8 +66,7 @@ def denoising(backend):
 def posteriors(backend):
     ops = "biasgen.ops.tree_posterior"
     tree_posterior = importlib.import_module(ops).tree_posterior
-    rules, weights = GRAMMAR.rules, GRAMMAR.weights
-    found = tree_posterior(FIELD, rules, weights, backend=backend)
+    found = tree_posterior(FIELD, GRAMMAR.tree, backend=backend)
     yield found.marginals, found.log_z
     yield GRAMMAR.posterior(tokens=TOKENS).log_z
     yield GRAMMAR.posterior(tokens=TOKENS, compat="paper").log_z

@@ -37,11 +37,13 @@ def test_a_pair_that_is_as_far_as_the_limit_halfway(monkeypatch, level, distance
     monkeypatch.setenv("BIASGEN_CPU_ISA", level)
     reference = np.zeros((3, 9000), np.uint8)
     reference[:, 0], reference[1, -1], reference[2, 4100] = 1, 5, 2
-    found = knn(reference[:1] * 0, reference, 3, distance=distance, backend="cpu")
-    distances, indices, tie_counts = oracle.knn(reference[:1] * 0, reference, 3, distance)
-    assert found.distances.tolist() == distances.tolist()
-    assert found.indices.tolist() == indices.tolist() == [[0, 2, 1]]
-    assert found.tie_counts.tolist() == tie_counts.tolist() == [1]
+    query = np.zeros((1, 9000), np.uint8)
+    for k in (1, 3):  # with 3 there is no limit before all rows were seen
+        found = knn(query, reference, k, distance=distance, backend="cpu")
+        wanted = oracle.knn(query, reference, k, distance)
+        assert found.distances.tolist() == wanted[0].tolist()
+        assert found.indices.tolist() == wanted[1].tolist() == [[0, 2, 1][:k]]
+        assert found.tie_counts.tolist() == wanted[2].tolist() == [1]
 
 
 def test_native_boundary():

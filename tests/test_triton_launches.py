@@ -46,7 +46,7 @@ class Driver:
 
 
 def key(source):
-    """Everything on which a compilation depends: kernel, types, constants, what is a multiple of 16."""
+    """Everything on which a compilation depends: kernel, types, constants, multiples of 16."""
     known = [(at, str(value)) for at, value in source.attrs.items() if value]
     parts = source.signature.items(), source.constants.items(), known
     return source.fn.__name__, *(tuple(sorted(part)) for part in parts)
@@ -60,9 +60,8 @@ def sources(monkeypatch):
     def compiled(source, **_):
         source.hash()  # as triton.compile does, which finds the globals
         seen.append(key(source))
-        return SimpleNamespace(
-            launch_metadata=lambda *_: None, run=lambda *_: None, function=None, packed_metadata=None
-        )
+        nothing = {"function": None, "packed_metadata": None}
+        return SimpleNamespace(launch_metadata=lambda *_: None, run=lambda *_: None, **nothing)
 
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
     monkeypatch.setattr(triton.compiler, "compile", compiled)
@@ -94,7 +93,8 @@ def search(features, two=False, tokens=False):
 
 def denoise(dtype, n, features=32):
     """Launches what the denoiser launches, and values of pairs, for n queries."""
-    x, rows = torch.zeros((n, features), dtype=torch.float64), torch.zeros((70, features), dtype=dtype)
+    x = torch.zeros((n, features), dtype=torch.float64)
+    rows = torch.zeros((70, features), dtype=dtype)
     number, column, center = torch.zeros(n, dtype=torch.int64), x[:, 0].contiguous(), x[0].clone()
     starts, prior = torch.zeros(n + 1, dtype=torch.int64), torch.zeros(70, dtype=torch.float64)
     for start in (0, 1):

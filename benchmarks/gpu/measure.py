@@ -279,9 +279,7 @@ def trees(folder: Folder, native, device: str, B: int, chains: int, steps: int) 
     many = torch.randn(max(1, B // 64), 16, 64, device=device) * 10
     work = partial(_cuda_trees.tree_posterior, native, many, wide.tree)
     folder.once("64-symbol posterior", timed(1e-6 * len(many), "M samples/s", work))
-    drawn = partial(
-        _cuda_trees.tree_sample, native, grammar.tree, B, device=torch.device(device)
-    )
+    drawn = partial(_cuda_trees.tree_sample, native, grammar.tree, B, device=torch.device(device))
     folder.once("strings", timed(1e-6 * B, "M strings/s", drawn))
 
 

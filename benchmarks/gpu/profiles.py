@@ -83,7 +83,6 @@ def launches(
     squares, x = rows.double().square().sum(1), x.double() / D
     memory = M * (4 * denoise_dense.PANEL + 64) * N
     grammar, schedule = TreeGrammar.random(), Schedule.linear()
-    rules, weights = torch.from_numpy(grammar.rules), torch.from_numpy(grammar.weights)
     field = torch.randn(B, 16, 6, device=device)
     levels, begin = launch_arguments(
         grammar, schedule, steps=20, start=None, t_start=None, device=torch.device(device)
@@ -96,11 +95,10 @@ def launches(
         "nearest": lambda: nearest._launch(query, reference, times, 1, tile),
         "within": lambda: Within(query, reference, times, limit - 1, limit),
         "weigh": sums,  # and mean
-        "paper tree": lambda: _cuda_trees.tree_posterior(native, field, rules, weights),
+        "paper tree": lambda: _cuda_trees.tree_posterior(native, field, grammar.tree),
         "trajectory": lambda: _cuda_trees.tree_trajectory(
             native,
-            grammar.rules,
-            grammar.weights,
+            grammar.tree,
             levels,
             n=B,
             device=torch.device(device),

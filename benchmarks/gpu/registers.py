@@ -1,4 +1,5 @@
-"""Registers, stack and spills of every GPU kernel: docs/gpu_registers.md, which `make gpu-registers` writes. Wants no GPU."""
+"""Registers, stack and spills of every GPU kernel: docs/gpu_registers.md, which
+`make gpu-registers` writes, one table for each compiler. Wants no GPU."""
 import re
 import subprocess
 import sys
@@ -50,13 +51,6 @@ def triton(names: Iterable[str] | None = None) -> Table:
     return found
 
 
-def versions() -> str:
-    """Of both compilers, to the patch."""
-    import triton
-
-    return f"{tree_kernels.nvcc_version()}, Triton {triton.__version__}"
-
-
 def faults(table: Table) -> list[str]:
     """What may not be: a spilling CUDA kernel, a Triton kernel with more stack than MOST_STACK."""
     most = {name: MOST_STACK if name.startswith("Triton") else dict.fromkeys(CAPABILITIES, 0) for name, _ in table}
@@ -66,37 +60,56 @@ def faults(table: Table) -> list[str]:
     ]
 
 
-def page(table: Table, compilers: str) -> str:
-    """The text of the page."""
-    names = dict.fromkeys(name for name, _ in table)
+def page(tables: dict[str, Table]) -> str:
+    """The text of the page: a table for each compiler, by its name."""
     lines = [
         "# Registers, stack and spills of the GPU kernels", "",
-        f"Written by `make gpu-registers`, not by hand. Compiled by {compilers}; nothing ran. Of a thread: registers /",
-        "bytes of stack / bytes of spill stores (of a Triton kernel they are part of the stack). tests/test_gpu_registers.py compiles all",
-        "of them again where both compilers are.", "",
-        "| kernel | " + " | ".join(f"sm_{at}" for at in CAPABILITIES) + " |", "|---" * (1 + len(CAPABILITIES)) + "|",
-    ]
-    lines += [f"| {name} | " + " | ".join(" / ".join(map(str, table[name, at])) for at in CAPABILITIES) + " |" for name in names]
+        "Written by `make gpu-registers`, not by hand; nothing ran. Compilers differ, and each has its",
+        "own table. Of a thread: registers / bytes of stack / bytes of spill stores (of a Triton kernel",
+        "they are part of the stack). tests/test_gpu_registers.py compiles all kernels with the",
+        "compilers that are installed and compares. With another version of Triton:", "",
+        "```sh",
+        "pip install --no-deps --target DIR triton==3.6.0",
+        "PYTHONPATH=DIR TRITON_CACHE_DIR=DIR/cache make gpu-registers",
+        "```",
+    ]  # fmt: skip
+    heads = " | ".join(f"sm_{at}" for at in CAPABILITIES)
+    for compiler, table in sorted(tables.items()):
+        lines += ["", f"## {compiler}", "", f"| kernel | {heads} |"]
+        lines += ["|---" * (1 + len(CAPABILITIES)) + "|"]
+        for name in dict.fromkeys(name for name, _ in table):
+            cells = (" / ".join(map(str, table[name, at])) for at in CAPABILITIES)
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def read(text: str) -> tuple[Table, str]:
-    """The table of a page, and its compilers."""
-    table = {}
+def read(text: str) -> dict[str, Table]:
+    """The tables of a page, by compiler."""
+    tables = {}
     for line in text.splitlines():
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        if name.startswith(("CUDA: ", "Triton: ")):
-            table |= {(name, at): Usage(*map(int, cell.split(" / "))) for at, cell in zip(CAPABILITIES, cells, strict=True)}
-    return table, re.search(r"Compiled by (.*?); nothing ran", text)[1]
+        if line.startswith("## "):
+            table = tables[line.removeprefix("## ")] = {}
+        elif name.startswith(("CUDA: ", "Triton: ")):
+            usages = (Usage(*map(int, cell.split(" / "))) for cell in cells)
+            table |= {(name, at): usage for at, usage in zip(CAPABILITIES, usages, strict=True)}
+    return tables
 
 
 def main() -> None:
-    table = cuda() | triton()
-    wrong = faults(table)
+    from triton import __version__ as version
+
+    found = {tree_kernels.nvcc_version(): cuda(), f"Triton {version}": triton()}
+    wrong = [fault for table in found.values() for fault in faults(table)]
     if wrong:
         sys.exit("\n".join(f"gpu-registers: {fault}" for fault in wrong))
-    PAGE.write_text(page(table, versions()))
-    print(f"wrote {PAGE.name}: {len(table)} kernels")
+    kept = read(PAGE.read_text()) if PAGE.exists() else {}
+    others = {name: table for name, table in kept.items() if name.startswith("Triton ")}
+    PAGE.write_text(page(others | found))
+    for name, table in others.items():
+        if table.keys() != found[f"Triton {version}"].keys():
+            print(f"{PAGE.name}: {name} has other kernels; compile them with that version, too")
+    print(f"wrote {PAGE.name}: {', '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def _imported(name: str) -> tuple[ModuleType | None, str | None]:
 def refusal(
     name: str, op: str, *, device: Any, dtype: str, distance: str | None = None, case: Any = None
 ) -> str | None:
-    """Why backend `name` cannot run this call on tensors of `device`, a torch.device or its name, or None."""
+    """Why backend `name` cannot run this call on tensors of `device`, a torch.device or its name,
+    or None."""
     module, why = _imported(name)
     if module is None:
         return why

@@ -57,8 +57,9 @@ def knn(query, prepared, k, max_memory=None):
     """See _contract.Ops. max_memory is of no concern: the kernels keep no table of distances."""
     search, _, operands = _search(query, prepared)
     n, source, multiplicity = len(query), on_host(query), prepared.multiplicity.numpy()
-    values = torch.empty((n, k), dtype=torch.int64 if prepared.integer else torch.float64, device="cpu")
-    out = [values, *(torch.empty(shape, dtype=torch.int64, device="cpu") for shape in ((n, k), (n,), (n,)))]
+    value = torch.int64 if prepared.integer else torch.float64
+    shapes = ((n, k), value), ((n, k), torch.int64), ((n,), torch.int64), ((n,), torch.int64)
+    out = [torch.empty(shape, dtype=dtype, device="cpu") for shape, dtype in shapes]
     arrays = [t.numpy() for t in out]
 
     def work(start, stop):

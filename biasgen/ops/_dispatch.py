@@ -7,7 +7,13 @@ from biasgen import _settings, backends
 
 
 def choose(
-    op: str, *, device: Any, dtype: str, distance: str | None = None, backend: str | None = None, case: Any = None
+    op: str,
+    *,
+    device: Any,
+    dtype: str,
+    distance: str | None = None,
+    backend: str | None = None,
+    case: Any = None,
 ) -> tuple[str, ModuleType]:
     """(name, module) for this call: `backend`, else BIASGEN_BACKEND, else the first of
     backends.ORDER that takes it and has no fault.

@@ -69,4 +69,5 @@ def _edges(bins: Any, prepared: Prepared | Streamed) -> np.ndarray:
 def _module(op: str, rows: torch.Tensor, prepared: Prepared | Streamed) -> Any:
     everywhere = rows.device.type == "cpu" or len(prepared.views) > 1  # only the torch backend has both ops there
     backend = "torch" if everywhere else None
-    return choose(op, device=rows.device, dtype=prepared.dtype, distance=prepared.distance, backend=backend)[1]
+    case = {"device": rows.device, "dtype": prepared.dtype, "distance": prepared.distance}
+    return choose(op, **case, backend=backend)[1]

@@ -90,7 +90,9 @@ def _computed(
     log_p, prepared = _log_probabilities(log_weights, prepared)
     check_memory(max_memory)
     dtype, kind = dtype_name(x_t, "x_t"), "hamming" if tokens else "sqeuclidean"
-    _, module = choose("empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend)
+    _, module = choose(
+        "empirical_denoise", device=device, dtype=dtype, distance=kind, backend=backend
+    )
     tensors = [values.to(device) for values in (*levels, log_p)]
     used_here(prepared)
     x0_hat, *others = module.empirical_denoise(query.to(device), prepared, *tensors, max_memory)

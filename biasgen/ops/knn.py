@@ -124,7 +124,8 @@ def _check_capture(query: Any, reference: Any, exclude_self: bool, backend: str 
 
 def _call(device: torch.device, prepared: Prepared | Streamed) -> dict[str, Any]:
     """What decides which backend searches these rows."""
-    return {"device": device, "dtype": prepared.dtype, "distance": distances.get(prepared.distance).ordered_by}
+    ordered_by = distances.get(prepared.distance).ordered_by
+    return {"device": device, "dtype": prepared.dtype, "distance": ordered_by}
 
 
 def like(query: Any, values: torch.Tensor) -> Any:

@@ -42,7 +42,8 @@ def nearest_credit(
     if within is not None and (not is_number(within)):
         raise ValueError(f"within: want a distance or None, got {within!r}")
     ordered_by = distances.get(prepared.distance).ordered_by
-    _, module = choose("knn", device=rows.device, dtype=prepared.dtype, distance=ordered_by, backend=backend)
+    case = {"device": rows.device, "dtype": prepared.dtype, "distance": ordered_by}
+    _, module = choose("knn", **case, backend=backend)
     smallest, tie_counts, reached = None, None, []
     for _, block in prepared.blocks(rows.device):
         near = nearest(module, rows, block, 1)

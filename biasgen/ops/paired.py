@@ -30,5 +30,6 @@ def paired_distances(a: Any, b: Any, *, distance: str | None = None) -> Any:
     if first.is_floating_point() != second.is_floating_point():
         raise ValueError(f"b: want {'floats' if first.is_floating_point() else 'uint8'} as a, got {dtype_name(b, 'b')}")
     dtype = dtype_name(first, "a")
-    _, module = choose("paired_distances", device=first.device, dtype=dtype, distance=distance, backend="torch")
+    case = {"device": first.device, "dtype": dtype, "distance": distance}
+    _, module = choose("paired_distances", **case, backend="torch")
     return like(a, module.paired_distances(first, second, distance))

@@ -1,4 +1,7 @@
-"""Chooses the shape of a block on the device that runs it, from a short list; answers do not depend on it."""
+"""Chooses the shape of a block on the device that runs it, from a short list.
+
+Answers do not depend on it.
+"""
 from collections.abc import Callable
 from statistics import median
 
@@ -14,7 +17,9 @@ _chosen: dict[tuple, Tile] = {}
 Launch = Callable[[Slices, Slices, Tile], object]
 
 
-def tile_for(key: tuple, tiles: tuple[Tile, ...], query: Slices, reference: Slices, launch: Launch) -> Tile:
+def tile_for(
+    key: tuple, tiles: tuple[Tile, ...], query: Slices, reference: Slices, launch: Launch
+) -> Tile:
     """The tile with which launch(query, reference, tile) took least time, tried once in a process
     for each key and device, on the device of the query.
 
@@ -31,7 +36,11 @@ def tile_for(key: tuple, tiles: tuple[Tile, ...], query: Slices, reference: Slic
             if torch.cuda.is_current_stream_capturing():
                 return tiles[0]
             few, rows = query[:_QUERIES], reference[:_ROWS]
-            _chosen[key] = min(tiles, key=lambda tile: _milliseconds(lambda: launch(few, rows, tile)))
+
+            def milliseconds(tile: Tile) -> float:
+                return _milliseconds(lambda: launch(few, rows, tile))
+
+            _chosen[key] = min(tiles, key=milliseconds)
     return _chosen[key]
 
 
