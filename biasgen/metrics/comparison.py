@@ -164,10 +164,14 @@ class Comparison:
         return self._keep(("prepared", name), prepare, (name,))
 
     def _name(self, rows: Any, argument: str) -> str:
-        for name, given in self.sets.items():
-            if rows is given or (isinstance(rows, str) and rows == name):
-                return name
-        got = repr(rows) if isinstance(rows, str) else f"another {type(rows).__name__}"
-        raise ValueError(
-            f"{argument}: want one of the sets given, {', '.join(self.sets)}, got {got}"
-        )
+        if isinstance(rows, str):
+            if rows in SETS and getattr(self, rows) is not None:
+                return rows
+            got = repr(rows)
+        else:
+            for name, given in self.sets.items():
+                if rows is given:
+                    return name
+            got = f"another {type(rows).__name__}"
+        wanted = ", ".join(self.sets)
+        raise ValueError(f"{argument}: want one of the sets given, {wanted}, got {got}")

@@ -30,11 +30,12 @@ Chosen = list[tuple[str, Callable[[Any], Any]]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of a Comparison, its name, and the sets that the Comparison must hold."""
+    """A function of a Comparison, its name and signature, and the sets that it needs."""
 
     name: str
     function: MetricFunction
     needs: tuple[str, ...]
+    signature: inspect.Signature
 
 
 _METRICS: dict[str, Metric] = {}
@@ -71,7 +72,7 @@ def register(
             raise ValueError(
                 f"name: {name!r} is a metric of both {_home(other.function)} and {_home(function)}"
             )
-        _METRICS[name] = Metric(name, function, needs)
+        _METRICS[name] = Metric(name, function, needs, inspect.signature(function))
         return function
 
     return add
@@ -167,7 +168,7 @@ def _ready(metric: Metric, settings: Mapping[str, Any], given: set[str]) -> Call
     if missing:
         raise ValueError(f"metrics: {metric.name!r} needs {' and '.join(missing)}, not given here")
     try:
-        inspect.signature(metric.function).bind(None, **settings)
+        metric.signature.bind(None, **settings)
     except TypeError as error:
         raise ValueError(f"metrics: settings of {metric.name!r}: {error}") from None
     return partial(metric.function, **settings)
