@@ -18,9 +18,9 @@ def measure(comparison: Comparison, *, alpha: float | None = None) -> Result:
     """
     alpha = comparison.alpha if alpha is None else alpha
     check_settings(alpha=alpha)
-    v = near_threshold(comparison.nearest_distances("heldout", "train"), alpha)
 
     def near() -> Result:
+        v = near_threshold(comparison.nearest_distances("heldout", "train"), alpha)
         return affinity(
             comparison.credit("gen", within=-1 if v is None else v),
             comparison.pool(),
@@ -29,7 +29,7 @@ def measure(comparison: Comparison, *, alpha: float | None = None) -> Result:
             params=comparison.params | {"within": v},
         )
 
-    return comparison.keep(("near_affinity", v), near)  # near_copies takes its p
+    return comparison.keep(("near_affinity", alpha), near)  # near_copies takes its p
 
 
 def near_threshold(heldout: np.ndarray, alpha: float) -> float | int | None:
