@@ -9,7 +9,6 @@ are made anew.
 """
 
 import argparse
-import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -189,17 +188,7 @@ def _run(build: Build, call: Callable) -> Any:
 
 
 def _taken_out() -> dict[str, Any]:
-    """The modules of biasgen that are imported, which are so no longer.
-
-    Native ones neither: pybind11 keeps them by name, so that the second build would get the first
-    one's.
-    """
-    python = ctypes.pythonapi
-    python.PyInterpreterState_Get.restype = ctypes.c_void_p
-    python.PyInterpreterState_GetDict.argtypes = [ctypes.c_void_p]
-    python.PyInterpreterState_GetDict.restype = ctypes.c_void_p  # borrowed
-    held = python.PyInterpreterState_GetDict(python.PyInterpreterState_Get())
-    ctypes.cast(held, ctypes.py_object).value.pop("__pybind11_module_cache", None)
+    """The modules of biasgen that are imported, which are so no longer."""
     names = [name for name in sys.modules if name == "biasgen" or name.startswith("biasgen.")]
     return {name: sys.modules.pop(name) for name in names}
 
